@@ -1,0 +1,81 @@
+"""The port `Backend`: where outcomes are kept, and the shapes that cross it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+__all__ = ["Backend", "BackendFeatures", "Record", "Watch"]
+
+
+class BackendFeatures(msgspec.Struct, frozen=True, kw_only=True):
+    """What only some stores can do, as data."""
+
+    push: bool  # a `Watch` wakes by itself; False = it polls
+    expires: bool  # removes old records by itself; False = `cleanup` must be called
+    groups: bool  # keeps group records
+    readable_anywhere: bool = True  # False = only the sender can read (rpc)
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """One state of one task, ready to be stored."""
+
+    id: str  # task id
+    state: str  # a value of `states`, or a user's own
+    payload: bytes  # the whole result meta, encoded by `result_serializer` (wire/result.py)
+    expires: float | None = None  # seconds from now; None = never
+    reply_to: str | None = None  # for rpc
+
+
+class Watch(Protocol):
+    """A caller's wait for some tasks; lives only as long as the wait."""
+
+    def wait(self, timeout: float | None) -> set[str]:
+        """Block until the state of a watched task may have changed, at most *timeout* seconds (None = forever).
+
+        Return the ids to look at; empty when the time ran out. May name an id for nothing, never misses one.
+        """
+
+    def fileno(self) -> int | None:
+        """Return a descriptor readable when `wait` would not block, or None where the store must be polled."""
+
+    def close(self) -> None:
+        """End the wait. May be called twice."""
+
+
+class Backend(Protocol):
+    """Where outcomes are kept. One object owns one connection and is used by one thread.
+
+    Every verb may raise `BackendError`: nothing of the call was stored.
+    """
+
+    features: BackendFeatures
+
+    def store(self, records: Sequence[Record]) -> None:
+        """Keep *records*; a later record of the same id replaces an earlier one, but nothing replaces SUCCESS."""
+
+    def fetch(self, ids: Collection[str]) -> dict[str, bytes]:
+        """Return the payloads of those *ids* that are known."""
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Delete the records of these tasks."""
+
+    def watch(self, ids: Collection[str]) -> Watch:
+        """Watch these tasks; what changes after this returns is seen by `Watch.wait`."""
+
+    def save_group(self, group_id: str, payload: bytes, *, expires: float | None = None) -> None:
+        """Keep a group's result tuple."""
+
+    def fetch_group(self, group_id: str) -> bytes | None:
+        """Return a saved group, or None."""
+
+    def forget_group(self, group_id: str) -> None:
+        """Delete a saved group."""
+
+    def cleanup(self) -> int:
+        """Delete what has expired; return how many records."""
+
+    def close(self) -> None:
+        """Release the connection. May be called twice."""

@@ -1,0 +1,244 @@
+"""The port `Broker`: where messages wait, and the shapes that cross it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from umbel.wire.message import Message, Route
+
+__all__ = [
+    "Broker",
+    "BrokerFeatures",
+    "Bury",
+    "Claim",
+    "DeadLetter",
+    "Delivery",
+    "Done",
+    "Lease",
+    "Publication",
+    "QueueSize",
+    "Release",
+    "Settlement",
+    "Turn",
+    "Verdict",
+]
+
+
+class BrokerFeatures(msgspec.Struct, frozen=True, kw_only=True):
+    """What only some brokers can do, as data."""
+
+    delayed: bool  # holds a message until its eta; False = the worker holds it
+    priorities: bool
+    fanout: bool
+    higher_priority_first: bool  # AMQP, SQLite: 9 before 0. Redis: 0 before 9 (Celery's way)
+    stores_results: bool  # `Settlement.records` of the fused store are written by `settle`
+    durable_revokes: bool
+    counts_crashes: bool  # exactly; False = as well as the broker's redelivered flag allows
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """A message and where it goes."""
+
+    message: Message
+    route: Route
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A message in a worker's hand: claimed, leased, and not yet settled."""
+
+    message: Message
+    queue: str  # the queue it was claimed from
+    route: Route  # as published: exchange and routing key (`delivery_info`)
+    tag: int | str  # names the stored message at this broker, for settling
+    token: int  # fencing: grows with every claim of this message; a stale holder's settlement is refused
+    crashes: int = 0  # counted attempts that ended in a crash before this delivery
+    redelivered: bool = False
+    revoked: bool = False  # its id is in the durable revoked set
+    expired: bool = False  # `message.expires` had passed when it was claimed
+    invalid: str | None = None  # the stored bytes are no task message; why. `message` is then a stand-in
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish to take messages."""
+
+    limit: int  # at most so many
+    lease: float  # seconds each is ours without a renewal
+    owner: str  # node name, kept as evidence
+
+
+class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What names a delivery when it is renewed."""
+
+    tag: int | str
+    token: int
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """The task reached an end: remove the message."""
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Give the message back to its queue.
+
+    A *counted* release adds one to its crashes with `evidence`; when they reach `crash_limit` the broker
+    moves the message to the dead-letter set instead, in the same write.
+    """
+
+    delay: float = 0.0  # seconds until it may be claimed again
+    counted: bool = False
+    crash_limit: int = 5  # only read when counted; 0 = no limit
+    evidence: str = ""  # one line for people: what happened, where, which exit code
+    front: bool = True  # ahead of its equals, as it was
+
+
+class Bury(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Move the message to the dead-letter set."""
+
+    reason: str  # a word: crashed, unknown-task, invalid, expired, rejected, revoked
+    evidence: str = ""  # one line for people
+
+
+Verdict = Done | Release | Bury
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Everything that follows from one finished delivery; one atomic write where the broker can."""
+
+    lease: Lease
+    verdict: Verdict
+    follow_ups: tuple[Publication, ...] = ()  # published if and only if the settlement holds
+    records: tuple[Any, ...] = ()  # backends.base.Record for the fused store (`features.stores_results`)
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one exchange with the broker brought."""
+
+    refused: tuple[Lease, ...] = ()  # settlements of stale holders: nothing of them was written
+    deliveries: tuple[Delivery, ...] = ()
+
+
+class QueueSize(msgspec.Struct, frozen=True, kw_only=True):
+    """How full a queue is."""
+
+    ready: int  # could be claimed now
+    delayed: int  # wait for their eta
+    claimed: int  # in some worker's hand
+    oldest: float | None = None  # seconds the oldest ready message has waited
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that will not run again by itself, with the evidence why."""
+
+    id: str  # the task's id
+    task: str
+    queue: str
+    reason: str
+    evidence: tuple[str, ...]  # oldest first: one line for each counted crash, then the final reason
+    crashes: int
+    died_at: float  # unix seconds
+    message: Message
+
+
+class Broker(Protocol):
+    """Where messages wait.
+
+    One object owns one connection and is used by one thread. Every verb may raise `BrokerUnavailable`: the
+    world is down, nothing of the call was stored unless said otherwise, it is safe to call again.
+    """
+
+    features: BrokerFeatures
+
+    # -- sending
+
+    def publish(self, publications: Sequence[Publication], *, timeout: float = 5.0) -> None:
+        """Store all *publications*; after this returns, a crash of the sender cannot lose one.
+
+        All or none where the broker has transactions; in order. An exchange with no matching binding
+        drops the message as AMQP does, except that the default exchange always creates its queue.
+
+        Raises:
+            BrokerUnavailable: nothing was stored, or (broker without transactions) the text says how many.
+            PublishTimeout: no answer within *timeout* seconds.
+        """
+
+    # -- receiving
+
+    def consume(self, queues: Sequence[str]) -> None:
+        """Claim from these queues from now on, replacing the earlier wish; an unknown one is created empty."""
+
+    def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Turn:
+        """Settle what has finished and take new messages, in one round trip and one atomic write if possible.
+
+        Order of effects for brokers that are not atomic: follow-ups confirmed, records, verdicts.
+        Claimed messages come by priority, then oldest first, over the consumed queues that are not paused;
+        one whose lease has run out is claimed again with its crash counted (at `crash_limit` it is buried).
+        """
+
+    def renew(self, leases: Sequence[Lease], lease: float) -> tuple[Lease, ...]:
+        """Hold *leases* for *lease* more seconds; return those that are ours no longer."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when a `settle` with a claim might bring something.
+
+        It may be readable for nothing. Whoever finds it readable calls `settle` with a claim, which
+        makes it unreadable again unless there is more.
+        """
+
+    def next_due(self) -> float | None:
+        """Return seconds until the earliest delayed message or foreign lease of our queues is due; None = none.
+
+        Brokers that wake the descriptor by themselves for those return None.
+        """
+
+    # -- exchanges and queues
+
+    def declare(self, topology: Any) -> None:
+        """Create the exchanges, queues and bindings of a `wire.topology.Topology`; repeating is harmless."""
+
+    def sizes(self, queues: Iterable[str] | None = None) -> dict[str, QueueSize]:
+        """Return the sizes of *queues* (None = all that exist)."""
+
+    def purge(self, queue: str) -> int:
+        """Drop all messages of *queue* that are in nobody's hand; return how many."""
+
+    # -- steering, durable and for all workers
+
+    def pause(self, queue: str) -> None:
+        """Let nobody claim from *queue* until `resume`; publishing goes on."""
+
+    def resume(self, queue: str) -> None:
+        """End a `pause`."""
+
+    def paused(self) -> frozenset[str]:
+        """Return the names of the paused queues."""
+
+    def revoke(self, ids: Iterable[str], *, expires: float = 10800.0 * 8) -> None:
+        """Forbid these task ids: from now on they are claimed with `Delivery.revoked` set.
+
+        Kept for *expires* seconds, and longer while a message with that id waits.
+        """
+
+    def revoked(self) -> frozenset[str]:
+        """Return the forbidden ids."""
+
+    # -- the dead-letter set
+
+    def dead(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
+        """Return dead letters, oldest first, at most *limit*, beginning behind task id *after*."""
+
+    def find_dead(self, task_id: str) -> DeadLetter | None:
+        """Return one dead letter, or None."""
+
+    def revive(self, ids: Iterable[str]) -> int:
+        """Send these dead letters back to their queues with their crashes forgotten; return how many."""
+
+    def discard(self, ids: Iterable[str]) -> int:
+        """Delete these dead letters for good; return how many."""
+
+    # -- ending
+
+    def close(self) -> None:
+        """Release the connection; leases held stay until they run out. May be called twice."""
