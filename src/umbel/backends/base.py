@@ -7,7 +7,9 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Backend", "BackendFeatures", "Record", "Watch"]
+from umbel.wire.record import Record
+
+__all__ = ["Backend", "BackendFeatures", "Watch"]
 
 
 class BackendFeatures(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,16 +19,6 @@ class BackendFeatures(msgspec.Struct, frozen=True, kw_only=True):
     expires: bool  # removes old records by itself; False = `cleanup` must be called
     groups: bool  # keeps group records
     readable_anywhere: bool = True  # False = only the sender can read (rpc)
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """One state of one task, ready to be stored."""
-
-    id: str  # task id
-    state: str  # a value of `states`, or a user's own
-    payload: bytes  # the whole result meta, encoded by `result_serializer` (wire/result.py)
-    expires: float | None = None  # seconds from now; None = never
-    reply_to: str | None = None  # for rpc
 
 
 class Watch(Protocol):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from umbel.wire.message import Message, Route
+from umbel.wire.record import Record
 
 __all__ = [
     "Broker",
@@ -46,8 +47,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     route: Route
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A message in a worker's hand: claimed, leased, and not yet settled."""
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """A message in a worker's hand: claimed, leased, and not yet settled. It also is what a child is given."""
 
     message: Message
     queue: str  # the queue it was claimed from
@@ -110,7 +111,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lease: Lease
     verdict: Verdict
     follow_ups: tuple[Publication, ...] = ()  # published if and only if the settlement holds
-    records: tuple[Any, ...] = ()  # backends.base.Record for the fused store (`features.stores_results`)
+    records: tuple[Record, ...] = ()  # for the fused store (`features.stores_results`)
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -1,0 +1,1 @@
+"""Given a task and a request: what happened, and what follows from it."""
