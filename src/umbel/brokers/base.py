@@ -84,19 +84,18 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 class Release(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Give the message back to its queue.
 
-    A *counted* release adds one to its crashes with `evidence`; when they reach `crash_limit` the broker
-    moves the message to the dead-letter set instead, in the same write.
+    A *counted* release adds one to its crashes and keeps `evidence`. The broker only counts: whoever claims
+    decides by `Delivery.crashes` when it is enough, and settles with `Bury`.
     """
 
     delay: float = 0.0  # seconds until it may be claimed again
     counted: bool = False
-    crash_limit: int = 5  # only read when counted; 0 = no limit
     evidence: str = ""  # one line for people: what happened, where, which exit code
     front: bool = True  # ahead of its equals, as it was
 
 
 class Bury(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Move the message to the dead-letter set."""
+    """Move the message to the dead-letter set, behind the evidence of the crashes counted before."""
 
     reason: str  # a word: crashed, unknown-task, invalid, expired, rejected, revoked
     evidence: str = ""  # one line for people
@@ -175,7 +174,8 @@ class Broker(Protocol):
 
         Order of effects for brokers that are not atomic: follow-ups confirmed, records, verdicts.
         Claimed messages come by priority, then oldest first, over the consumed queues that are not paused;
-        one whose lease has run out is claimed again with its crash counted (at `crash_limit` it is buried).
+        one whose lease has run out is claimed again with its crash counted (the evidence names its last
+        owner); it is never buried by the broker itself, so that its failure can be stored with its burial.
         """
 
     def renew(self, leases: Sequence[Lease], lease: float) -> tuple[Lease, ...]:
