@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -103,12 +103,14 @@ class Bury(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 Verdict = Done | Release | Bury
 
+_DONE: Final = Done()
+
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything that follows from one finished delivery; one atomic write where the broker can."""
 
-    lease: Lease
-    verdict: Verdict
+    lease: Lease | None  # None: acknowledged before it ran (early acknowledgement); written unguarded, without verdict
+    verdict: Verdict = _DONE
     follow_ups: tuple[Publication, ...] = ()  # published if and only if the settlement holds
     records: tuple[Record, ...] = ()  # for the fused store (`features.stores_results`)
 
