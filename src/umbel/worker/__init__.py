@@ -1,0 +1,1 @@
+"""Decide which delivery runs now, and keep every promise made to the broker."""

@@ -1,0 +1,92 @@
+"""What can happen to a worker: the facts that go into its core."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from umbel.brokers.base import Delivery, Lease
+from umbel.execution.outcome import Outcome
+from umbel.pools.base import Receipt
+
+__all__ = [
+    "Arrived",
+    "Concluded",
+    "Fact",
+    "LeasesLost",
+    "Manner",
+    "Reported",
+    "Resized",
+    "Stopped",
+    "Terminated",
+    "Ticked",
+    "Withdrawn",
+]
+
+
+class Manner(Enum):
+    """How a worker stops."""
+
+    WARM = "warm"  # claims no more, lets what runs end
+    SOFT = "soft"  # as warm for `soft_shutdown` seconds, then cold
+    COLD = "cold"  # ends what runs now and gives it back
+
+
+class Arrived(msgspec.Struct, frozen=True, gc=False):
+    """The broker gave us these."""
+
+    deliveries: tuple[Delivery, ...]
+    wall: float  # unix seconds, to place an eta on the monotonic clock
+
+
+class Reported(msgspec.Struct, frozen=True, gc=False):
+    """The pool says what became of jobs."""
+
+    receipts: list[Receipt]
+
+
+class Concluded(msgspec.Struct, frozen=True, gc=False):
+    """What a `Conclude` order came to."""
+
+    tag: int
+    outcome: Outcome
+
+
+class Withdrawn(msgspec.Struct, frozen=True, gc=False):
+    """The pool gave these jobs back; they have not begun."""
+
+    tags: list[int]
+
+
+class LeasesLost(msgspec.Struct, frozen=True, gc=False):
+    """The broker says that these deliveries are ours no longer."""
+
+    leases: tuple[Lease, ...]
+
+
+class Ticked(msgspec.Struct, frozen=True, gc=False):
+    """Time has passed."""
+
+
+class Stopped(msgspec.Struct, frozen=True, gc=False):
+    """Somebody wants the worker to stop."""
+
+    manner: Manner
+    soft_shutdown: float = 0.0  # seconds, for `Manner.SOFT`
+
+
+class Resized(msgspec.Struct, frozen=True, gc=False):
+    """The pool has so many slots now."""
+
+    slots: int
+
+
+class Terminated(msgspec.Struct, frozen=True, gc=False):
+    """Somebody revoked these ids; what runs of them is to end."""
+
+    ids: frozenset[str]
+    signal: int | None = None
+
+
+Fact = Arrived | Reported | Concluded | Withdrawn | LeasesLost | Ticked | Stopped | Resized | Terminated

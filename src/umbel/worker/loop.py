@@ -1,0 +1,318 @@
+"""Carry out the core's orders: the one thread that talks to broker, store and pool."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, assert_never
+
+from umbel.brokers.base import Broker, Claim, Delivery, Lease, Settlement
+from umbel.exceptions import BackendError, BrokerUnavailable
+from umbel.execution.outcome import Outcome
+from umbel.pools.base import Pool
+from umbel.wire.record import Record
+from umbel.worker.core import WorkerState, is_over, next_timer, room, step
+from umbel.worker.facts import Arrived, Concluded, Fact, LeasesLost, Reported, Ticked, Withdrawn
+from umbel.worker.orders import (
+    Acknowledge,
+    Conclude,
+    Halt,
+    InterruptJob,
+    Order,
+    Renew,
+    Run,
+    Settle,
+    Tell,
+    Why,
+    Withdraw,
+)
+from umbel.worker.settle import Settler
+
+__all__ = ["Connection", "Loop", "Tasks"]
+
+_logger: Final = logging.getLogger("celery.worker.loop")
+
+_LOOK: Final = 5.0  # seconds: an idle worker asks the broker that often even if nothing woke it
+_LOOK_ALERT: Final = 0.5  # the same, once wake-ups were found missing
+_MISSED: Final = 3  # unwoken finds in a row until we say so
+_BACKOFF: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between attempts to get the broker back
+
+
+class Tasks(Protocol):
+    """What the loop must know of tasks; made by `worker/worker.py` from the application."""
+
+    def conclude(self, delivery: Delivery, why: Why, evidence: str) -> Outcome:
+        """Work out the outcome of a delivery that no user code will report."""
+
+    def begun(self, delivery: Delivery, pid: int) -> Record | None:
+        """Return the STARTED record to store, or None."""
+
+    def received(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell logs and listeners that these arrived."""
+
+
+@dataclass(slots=True)
+class Connection:
+    """The broker as it is now, and how to get it anew."""
+
+    broker: Broker
+    settler: Settler
+    reopen: Callable[[], tuple[Broker, Settler]]  # declares and consumes again; raises BrokerUnavailable
+
+
+class Loop:
+    """Runs a worker until it is over.
+
+    Used by one thread; `post` may be called from any thread and from OS signal handlers.
+    """
+
+    def __init__(self, *, connection: Connection, pool: Pool, state: WorkerState, tasks: Tasks, owner: str) -> None:
+        self.state = state
+        self._connection = connection
+        self._pool = pool
+        self._tasks = tasks
+        self._owner = owner
+        self._inbox: deque[Fact] = deque()
+        self._unsettled: list[Settlement] = []
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._selector.register(pool.fileno(), selectors.EVENT_READ)
+        self._listening: int | None = None  # the broker's descriptor, while it is in the selector
+        self._hungry = True  # the broker may have more for us
+        self._look_at = 0.0  # monotonic: when to ask without having been woken
+        self._missed = 0
+        self._down_since: float | None = None
+        self._attempts = 0
+        self._retry_at = 0.0
+
+    def post(self, fact: Fact) -> None:
+        """Let the loop learn *fact* at its next turn, which comes at once."""
+        self._inbox.append(fact)
+        try:
+            os.write(self._wake_write, b"\0")
+        except (BlockingIOError, OSError):
+            pass  # full means that it will wake anyway; closed that it has ended
+
+    def run(self) -> None:
+        """Work until the core says that it is over and all is settled."""
+        try:
+            while not (is_over(self.state) and not self._unsettled):
+                self._turn()
+        finally:
+            self._selector.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _turn(self) -> None:
+        receipts = self._pool.collect()
+        now = time.monotonic()
+        if receipts:
+            self._do(step(self.state, Reported(receipts), now=now))
+        while self._inbox:
+            self._do(step(self.state, self._inbox.popleft(), now=now))
+        due = next_timer(self.state)
+        if due is not None and due <= now:
+            self._do(step(self.state, Ticked(), now=now))
+        self._exchange(now)
+        if not (is_over(self.state) and not self._unsettled):
+            self._wait()
+
+    # -- orders
+
+    def _do(self, orders: Iterable[Order]) -> None:
+        for order in orders:
+            match order:
+                case Settle():
+                    self._unsettled += order.settlements
+                case Run():
+                    self._pool.submit(order.jobs)
+                case Conclude():
+                    outcome = self._tasks.conclude(order.delivery, order.why, order.evidence)
+                    self._do(step(self.state, Concluded(order.tag, outcome), now=time.monotonic()))
+                case Acknowledge():
+                    self._acknowledge(order.settlements)
+                case Tell():
+                    record = self._tasks.begun(order.delivery, order.pid)
+                    if record is not None:
+                        self._unsettled.append(Settlement(lease=None, records=(record,)))
+                case Renew():
+                    self._renew(order.leases)
+                case InterruptJob():
+                    self._pool.interrupt(order.tag, order.how, signal=order.signal)
+                case Withdraw():
+                    tags = self._pool.withdraw(order.limit)
+                    if tags:
+                        self._do(step(self.state, Withdrawn(tags), now=time.monotonic()))
+                case Halt():
+                    self._pool.stop(0.0)
+                case _:
+                    assert_never(order)
+
+    # -- the broker
+
+    def _exchange(self, now: float) -> None:
+        """Settle what has ended and claim what there is room for, in one call."""
+        if self._down_since is not None and not self._is_back(now):
+            return
+        wanted = room(self.state)
+        look = wanted > 0 and now >= self._look_at
+        claim = None
+        if wanted > 0 and (self._hungry or look):
+            claim = Claim(limit=wanted, lease=self.state.rules.lease, owner=self._owner)
+        if claim is None and not self._unsettled:
+            return
+        settlements = self._unsettled
+        try:
+            turn = self._connection.settler.exchange(settlements, claim)
+        except (BrokerUnavailable, BackendError) as exc:
+            self._lose(exc, now)
+            return
+        self._unsettled = []
+        if turn.refused:
+            self._report_refused(settlements, turn.refused)
+        if claim is not None:
+            self._look_at = now + (_LOOK if self._missed < _MISSED else _LOOK_ALERT)
+            if look and not self._hungry:
+                self._count_missed(len(turn.deliveries))
+            self._hungry = len(turn.deliveries) >= claim.limit
+        if turn.deliveries:
+            self._tasks.received(turn.deliveries)
+            self._do(step(self.state, Arrived(turn.deliveries, time.time()), now=time.monotonic()))
+
+    def _acknowledge(self, settlements: list[Settlement]) -> None:
+        # These run once this returns, so it must hold now: a task that is acknowledged before it runs
+        # may be lost, but never runs twice.
+        while True:
+            now = time.monotonic()
+            if self._down_since is None or self._is_back(now):
+                try:
+                    self._connection.settler.exchange(settlements, None)
+                except (BrokerUnavailable, BackendError) as exc:
+                    self._lose(exc, now)
+                else:
+                    return
+            time.sleep(max(0.01, self._retry_at - now))
+
+    def _renew(self, leases: list[Lease]) -> None:
+        if self._down_since is not None:
+            return
+        try:
+            lost = self._connection.broker.renew(leases, self.state.rules.lease)
+        except BrokerUnavailable as exc:
+            self._lose(exc, time.monotonic())
+            return
+        if lost:
+            _logger.warning(
+                "%d deliveries are no longer ours: their leases of %g s ran out before we renewed them. "
+                "Another worker has them; what they come to here is dropped. Is this machine overloaded?",
+                len(lost),
+                self.state.rules.lease,
+            )
+            self._do(step(self.state, LeasesLost(lost), now=time.monotonic()))
+
+    def _report_refused(self, settlements: list[Settlement], refused: Sequence[Lease]) -> None:
+        gone = set(refused)
+        for settlement in settlements:
+            if settlement.lease in gone:
+                _logger.warning(
+                    "outcome of %s dropped: our lease had run out, and another worker holds the task now",
+                    f"task {settlement.records[0].id}" if settlement.records else f"delivery {settlement.lease}",
+                )
+
+    def _count_missed(self, found: int) -> None:
+        if not found:
+            self._missed = 0 if self._missed < _MISSED else self._missed
+            return
+        self._missed += 1
+        if self._missed == _MISSED:
+            _logger.warning(
+                "work was waiting %d times in a row and nothing woke this worker: the broker's wake-ups do "
+                "not arrive. From now on it looks every %g s by itself.",
+                _MISSED,
+                _LOOK_ALERT,
+            )
+
+    # -- outages: one line when it begins, one when it ends
+
+    def _lose(self, exc: Exception, now: float) -> None:
+        if self._down_since is None:
+            self._down_since = now
+            self._attempts = 0
+            _logger.error("broker lost: %s. Running tasks go on; trying to get it back.", exc)
+        self._retry_at = now + _BACKOFF[min(self._attempts, len(_BACKOFF) - 1)]
+        self._attempts += 1
+
+    def _is_back(self, now: float) -> bool:
+        if now < self._retry_at:
+            return False
+        self._stop_listening()
+        try:
+            self._connection.broker.close()
+            self._connection.broker, self._connection.settler = self._connection.reopen()
+        except (BrokerUnavailable, BackendError) as exc:
+            self._lose(exc, now)
+            return False
+        since = self._down_since
+        self._down_since = None
+        self._hungry = True
+        _logger.warning("broker is back after %.1f s", 0.0 if since is None else now - since)
+        return True
+
+    # -- waiting
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        wants = self._down_since is None and room(self.state) > 0
+        if wants and self._hungry:
+            return
+        moments = [next_timer(self.state)]
+        pool_timer = self._pool.next_timer()
+        if pool_timer is not None:
+            moments.append(now + pool_timer)
+        if self._down_since is not None:
+            moments.append(self._retry_at)
+        if wants:
+            self._listen()
+            moments.append(self._look_at)
+            broker_timer = self._broker_timer(now)
+            if broker_timer is not None:
+                moments.append(broker_timer)
+        else:
+            self._stop_listening()
+        until = min((moment for moment in moments if moment is not None), default=None)
+        timeout = None if until is None else max(0.0, until - now)
+        for key, _ in self._selector.select(timeout):
+            if key.fd == self._listening:
+                self._hungry = True
+            elif key.fd == self._wake_read:
+                os.read(self._wake_read, 4096)
+        if wants and broker_timer is not None and time.monotonic() >= broker_timer:
+            self._hungry = True
+
+    def _broker_timer(self, now: float) -> float | None:
+        try:
+            seconds = self._connection.broker.next_due()
+        except BrokerUnavailable as exc:
+            self._lose(exc, now)
+            return None
+        return None if seconds is None else now + seconds
+
+    def _listen(self) -> None:
+        fileno = self._connection.broker.fileno()
+        if self._listening != fileno:
+            self._stop_listening()
+            self._selector.register(fileno, selectors.EVENT_READ)
+            self._listening = fileno
+
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self._selector.unregister(self._listening)
+            self._listening = None

@@ -1,0 +1,98 @@
+"""What a worker's core wants done: the orders that its shell carries out."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from umbel.brokers.base import Delivery, Lease, Settlement
+from umbel.pools.base import Interrupt, Job
+
+__all__ = [
+    "Acknowledge",
+    "Conclude",
+    "Halt",
+    "InterruptJob",
+    "Order",
+    "Renew",
+    "Run",
+    "Settle",
+    "Tell",
+    "Why",
+    "Withdraw",
+]
+
+
+class Why(Enum):
+    """Why a delivery ends without an outcome from user code."""
+
+    INVALID = "invalid"  # no task message
+    UNKNOWN = "unknown-task"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    CRASHED = "crashed"  # `task_crash_limit` reached
+    LOST = "worker-lost"  # its process died, and it may not run again
+    TIMEOUT = "time-limit"  # hard limit
+    TERMINATED = "terminated"  # revoked while it ran
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """Give these to the pool."""
+
+    jobs: list[Job]
+
+
+class Acknowledge(msgspec.Struct, frozen=True, gc=False):
+    """Remove these messages now, before the orders that follow (early acknowledgement)."""
+
+    settlements: list[Settlement]
+
+
+class Settle(msgspec.Struct, frozen=True, gc=False):
+    """Settle these with the next exchange."""
+
+    settlements: list[Settlement]
+
+
+class Conclude(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Work out the outcome of a delivery that no user code will report, and come back with `Concluded`."""
+
+    tag: int
+    delivery: Delivery
+    why: Why
+    evidence: str  # one line for people
+
+
+class Tell(msgspec.Struct, frozen=True, gc=False):
+    """The task has begun: store STARTED if it wants that, and tell whoever listens."""
+
+    delivery: Delivery
+    pid: int
+
+
+class Renew(msgspec.Struct, frozen=True, gc=False):
+    """Hold these leases for longer."""
+
+    leases: list[Lease]
+
+
+class InterruptJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Interrupt a running job."""
+
+    tag: int
+    how: Interrupt
+    signal: int | None = None
+
+
+class Withdraw(msgspec.Struct, frozen=True, gc=False):
+    """Take jobs that have not begun back from the pool, at most so many."""
+
+    limit: int
+
+
+class Halt(msgspec.Struct, frozen=True, gc=False):
+    """End the pool now; what runs is killed and will be reported `Lost`."""
+
+
+Order = Run | Acknowledge | Settle | Conclude | Tell | Renew | InterruptJob | Withdraw | Halt
