@@ -78,9 +78,7 @@ def test_a_delivery_goes_to_the_pool_and_its_outcome_is_settled_with_all_that_fo
 
     assert step(state, Arrived((delivery(),), 0.0), now=0.0) == [Run([Job(1, delivery())])]
     assert step(state, finish(1, outcome), now=1.0) == [
-        Settle(
-            [Settlement(lease=Lease(1, 1), verdict=Done(), follow_ups=(follow_up,), records=SUCCESS.records)]
-        )
+        Settle([Settlement(lease=Lease(1, 1), verdict=Done(), follow_ups=(follow_up,), records=SUCCESS.records)])
     ]
     assert not state.held
 

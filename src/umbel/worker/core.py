@@ -326,9 +326,7 @@ def _lost(state: WorkerState, receipt: Lost, settlements: list[Settlement]) -> l
     return _attempt(state, receipt.tag, held, receipt.evidence, settlements)
 
 
-def _attempt(
-    state: WorkerState, tag: int, held: _Held, evidence: str, settlements: list[Settlement]
-) -> list[Order]:
+def _attempt(state: WorkerState, tag: int, held: _Held, evidence: str, settlements: list[Settlement]) -> list[Order]:
     """Charge a crash to a task: it runs again, until there were too many."""
     crashes, limit = held.delivery.crashes + 1, state.rules.crash_limit
     if held.policy is not None and not held.policy.retry_lost:
@@ -337,10 +335,8 @@ def _attempt(
         return [_conclude(tag, held, Why.CRASHED, evidence)]
     del state.held[tag]
     # A task that kills its process would otherwise spin, and take a slot from its neighbours each time.
-    delay = min(0.1 * 2 ** held.delivery.crashes, 30.0)
-    settlements.append(
-        Settlement(lease=held.lease, verdict=Release(counted=True, evidence=evidence, delay=delay))
-    )
+    delay = min(0.1 * 2**held.delivery.crashes, 30.0)
+    settlements.append(Settlement(lease=held.lease, verdict=Release(counted=True, evidence=evidence, delay=delay)))
     return []
 
 
