@@ -40,16 +40,20 @@ class Watch(Protocol):
 class Backend(Protocol):
     """Where outcomes are kept. One object owns one connection and is used by one thread.
 
-    Every verb may raise `BackendError`: nothing of the call was stored.
+    Every verb may raise `BackendError`: nothing of the call was stored. After `close` every verb but `close`
+    raises `RuntimeError`: that is a mistake of the caller.
     """
 
     features: BackendFeatures
 
     def store(self, records: Sequence[Record]) -> None:
-        """Keep *records*; a later record of the same id replaces an earlier one, but nothing replaces SUCCESS."""
+        """Keep *records*; a later record of the same id replaces an earlier one, but nothing replaces SUCCESS.
+
+        Not even another SUCCESS, until it is forgotten or has expired.
+        """
 
     def fetch(self, ids: Collection[str]) -> dict[str, bytes]:
-        """Return the payloads of those *ids* that are known."""
+        """Return the payloads of those *ids* that are known and have not expired."""
 
     def forget(self, ids: Iterable[str]) -> None:
         """Delete the records of these tasks."""
@@ -67,7 +71,7 @@ class Backend(Protocol):
         """Delete a saved group."""
 
     def cleanup(self) -> int:
-        """Delete what has expired; return how many records."""
+        """Delete what has expired and is still there; return how many records."""
 
     def close(self) -> None:
         """Release the connection. May be called twice."""

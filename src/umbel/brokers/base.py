@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from umbel.wire.message import Message, Route
 from umbel.wire.record import Record
+from umbel.wire.topology import Topology
 
 __all__ = [
     "Broker",
@@ -31,6 +32,7 @@ __all__ = [
 class BrokerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     """What only some brokers can do, as data."""
 
+    atomic: bool  # `publish` and `settle` are one write, all or nothing; False = in the order `settle` names
     delayed: bool  # holds a message until its eta; False = the worker holds it
     priorities: bool
     fanout: bool
@@ -125,7 +127,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class QueueSize(msgspec.Struct, frozen=True, kw_only=True):
     """How full a queue is."""
 
-    ready: int  # could be claimed now
+    ready: int  # could be claimed now, were the queue not paused
     delayed: int  # wait for their eta
     claimed: int  # in some worker's hand
     oldest: float | None = None  # seconds the oldest ready message has waited
@@ -134,11 +136,12 @@ class QueueSize(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A message that will not run again by itself, with the evidence why."""
 
+    tag: int | str  # names this letter at the broker, where a page ends; two letters may bear one task's id
     id: str  # the task's id
     task: str
     queue: str
     reason: str
-    evidence: tuple[str, ...]  # oldest first: one line for each counted crash, then the final reason
+    evidence: tuple[str, ...]  # oldest first: one line for each counted crash, then that of the `Bury` if it has one
     crashes: int
     died_at: float  # unix seconds
     message: Message
@@ -148,7 +151,8 @@ class Broker(Protocol):
     """Where messages wait.
 
     One object owns one connection and is used by one thread. Every verb may raise `BrokerUnavailable`: the
-    world is down, nothing of the call was stored unless said otherwise, it is safe to call again.
+    world is down, nothing of the call was stored unless said otherwise, it is safe to call again. After `close`
+    every verb but `close` raises `RuntimeError`: that is a mistake of the caller.
     """
 
     features: BrokerFeatures
@@ -174,6 +178,8 @@ class Broker(Protocol):
     def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Turn:
         """Settle what has finished and take new messages, in one round trip and one atomic write if possible.
 
+        A settlement holds while its lease is the newest of that message and was not settled before; that its time
+        has run out does no harm until somebody claims. One that is refused does not touch the others.
         Order of effects for brokers that are not atomic: follow-ups confirmed, records, verdicts.
         Claimed messages come by priority, then oldest first, over the consumed queues that are not paused;
         one whose lease has run out is claimed again with its crash counted (the evidence names its last
@@ -181,7 +187,10 @@ class Broker(Protocol):
         """
 
     def renew(self, leases: Sequence[Lease], lease: float) -> tuple[Lease, ...]:
-        """Hold *leases* for *lease* more seconds; return those that are ours no longer."""
+        """Hold *leases* until *lease* seconds from now; return those that are ours no longer.
+
+        They are ours until they are settled or claimed by another, also when their time has run out.
+        """
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when a `settle` with a claim might bring something.
@@ -193,19 +202,20 @@ class Broker(Protocol):
     def next_due(self) -> float | None:
         """Return seconds until the earliest delayed message or foreign lease of our queues is due; None = none.
 
+        0.0 = is due now. Paused queues do not count, so that nobody wakes for what cannot be claimed.
         Brokers that wake the descriptor by themselves for those return None.
         """
 
     # -- exchanges and queues
 
-    def declare(self, topology: Any) -> None:
-        """Create the exchanges, queues and bindings of a `wire.topology.Topology`; repeating is harmless."""
+    def declare(self, topology: Topology) -> None:
+        """Create these exchanges, queues and bindings; repeating is harmless, what was there stays."""
 
     def sizes(self, queues: Iterable[str] | None = None) -> dict[str, QueueSize]:
-        """Return the sizes of *queues* (None = all that exist)."""
+        """Return the sizes of those *queues* that exist (None = all)."""
 
     def purge(self, queue: str) -> int:
-        """Drop all messages of *queue* that are in nobody's hand; return how many."""
+        """Drop all messages of *queue* that are in nobody's hand, delayed ones too; return how many."""
 
     # -- steering, durable and for all workers
 
@@ -229,17 +239,20 @@ class Broker(Protocol):
 
     # -- the dead-letter set
 
-    def dead(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
-        """Return dead letters, oldest first, at most *limit*, beginning behind task id *after*."""
+    def dead(self, *, limit: int = 100, after: int | str | None = None) -> list[DeadLetter]:
+        """Return dead letters, oldest first, at most *limit*, beginning behind the tag *after*.
+
+        A letter that is gone meanwhile still marks the place, so whoever discards page by page sees all.
+        """
 
     def find_dead(self, task_id: str) -> DeadLetter | None:
-        """Return one dead letter, or None."""
+        """Return the newest dead letter of that task, or None."""
 
     def revive(self, ids: Iterable[str]) -> int:
-        """Send these dead letters back to their queues with their crashes forgotten; return how many."""
+        """Send the dead letters of these task ids back to their queues, their crashes forgotten; return how many."""
 
     def discard(self, ids: Iterable[str]) -> int:
-        """Delete these dead letters for good; return how many."""
+        """Delete the dead letters of these task ids for good; return how many."""
 
     # -- ending
 
