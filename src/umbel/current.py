@@ -11,14 +11,12 @@ import os
 import threading
 import traceback
 import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from umbel.local import Proxy
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 __all__ = [
     "Frame",
@@ -57,9 +55,9 @@ class _Apps:
     def __init__(self) -> None:
         self.lock: Final = threading.RLock()
         self.of_thread: Final = _ThreadApp()
-        self.default: Any = None                            # set_default_app, or made on first need
-        self.latest: Any = None                             # made current last, in any thread
-        self.factory: Callable[[], Any] | None = None       # makes the default app
+        self.default: Any = None  # set_default_app, or made on first need
+        self.latest: Any = None  # made current last, in any thread
+        self.factory: Callable[[], Any] | None = None  # makes the default app
         self.live: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
         self.shared: Final[dict[Callable[[Any], object], None]] = {}  # ordered set
 

@@ -5,12 +5,12 @@ world is down (`OperationalError`: try again). Names and bases are Celery's wher
 ``except`` clause written for Celery keeps its meaning; on the wire and in pickles they keep Celery's modules too.
 """
 
+# ruff: noqa: FBT001, FBT002 - the signatures of Retry and Reject are Celery's
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 __all__ = [
     "AlreadyRegistered",
@@ -24,7 +24,7 @@ __all__ = [
     "BrokerUnusable",
     "CDeprecationWarning",
     "CPendingDeprecationWarning",
-    "CeleryCommandException",
+    "CeleryCommandException",  # noqa: F822 - made by __getattr__ below
     "CeleryError",
     "CeleryWarning",
     "ChordError",
@@ -179,18 +179,18 @@ class Retry(TaskPredicate):
     """Say that the task was sent again, to run later."""
 
     message: str | None
-    exc: BaseException | None              # why; None when only its text is known
-    excs: str | None                       # text of exc
+    exc: BaseException | None  # why; None when only its text is known
+    excs: str | None  # text of exc
     when: float | datetime | timedelta | None  # seconds from now, or the moment
-    is_eager: bool                         # the caller runs the copy itself
-    sig: Any                               # signature of that copy, when eager
+    is_eager: bool  # the caller runs the copy itself
+    sig: Any  # signature of that copy, when eager
 
     def __init__(
         self,
         message: str | None = None,
         exc: BaseException | str | None = None,
         when: float | datetime | timedelta | None = None,
-        is_eager: bool = False,  # noqa: FBT001, FBT002 - Celery's signature
+        is_eager: bool = False,
         sig: Any = None,
     ) -> None:
         super().__init__(message, exc, when)
@@ -224,7 +224,7 @@ class Ignore(TaskPredicate):
 class Reject(TaskPredicate):
     """Ask the worker to reject the message, or to put it back when *requeue*."""
 
-    def __init__(self, reason: object = None, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
+    def __init__(self, reason: object = None, requeue: bool = False) -> None:
         super().__init__(reason, requeue)
         self.reason = reason
         self.requeue = requeue
@@ -299,7 +299,7 @@ class ChordError(TaskError):
     """Say that a chord's body cannot run because a task of its header failed."""
 
 
-class _ShownWithArguments(Exception):  # noqa: N818 - carries a text form, is never raised itself
+class _ShownWithArguments(Exception):
     """Show class and arguments also as text, since these are mostly raised without a message."""
 
     def __str__(self) -> str:
@@ -318,7 +318,7 @@ class WorkerLostError(Exception):
     """Say that the process running the task ended before the task did."""
 
 
-class Terminated(Exception):  # noqa: N818 - Celery's name
+class Terminated(Exception):
     """Say that the running task was stopped by request."""
 
 

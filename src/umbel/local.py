@@ -6,10 +6,8 @@ Needed for names that Celery's users import once and use everywhere (``current_a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 __all__ = ["Proxy", "maybe_evaluate"]
 
@@ -28,8 +26,8 @@ class Proxy:
         """Return the object itself, for those who need to keep or compare it."""
         return self._find()
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]  # isinstance(proxy, Task) asks this
+    @property  # type: ignore[misc]  # isinstance(proxy, Task) asks this
+    def __class__(self) -> Any:
         return type(self._find())
 
     @property
@@ -95,4 +93,4 @@ class Proxy:
 
 def maybe_evaluate(value: Any) -> Any:
     """Return the object behind *value* when it is a proxy, else *value* itself."""
-    return value._get_current_object() if issubclass(type(value), Proxy) else value  # noqa: SLF001 - same module
+    return value._get_current_object() if issubclass(type(value), Proxy) else value

@@ -6,6 +6,8 @@ A signal without receivers costs one truth test at its sender::
         signals.task_prerun.send(task, task_id=task_id, task=task, args=args, kwargs=kwargs)
 """
 
+# ruff: noqa: FBT001, FBT002 - the signatures of connect and Signal are Celery's
+
 from __future__ import annotations
 
 import logging
@@ -13,14 +15,11 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, overload
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from umbel.exceptions import CDeprecationWarning
 from umbel.local import Proxy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = [
     "Signal",
@@ -63,18 +62,18 @@ __all__ = [
 _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
 
 _LOG: Final = logging.getLogger("celery.signals")
-_VARKEYWORDS: Final = 0x08           # inspect.CO_VARKEYWORDS, without importing inspect
+_VARKEYWORDS: Final = 0x08  # inspect.CO_VARKEYWORDS, without importing inspect
 _RETRY_FIRST, _RETRY_LAST = 2.0, 30.0  # seconds between attempts of a receiver connected with retry=True
 
 
 class _Connection(NamedTuple):
     """One receiver, and whose sending it wants to hear."""
 
-    key: object                               # dispatch_uid, or the receiver's identity
-    sender_key: object                        # text, identity of the sender, or None = any
-    receiver: Callable[[], Any]               # gives the receiver, or None when it is gone
-    sender: Callable[[], Any] | None          # gives the sender, or None when it is gone; None = any
-    retry: bool                               # call again until it succeeds
+    key: object  # dispatch_uid, or the receiver's identity
+    sender_key: object  # text, identity of the sender, or None = any
+    receiver: Callable[[], Any]  # gives the receiver, or None when it is gone
+    sender: Callable[[], Any] | None  # gives the sender, or None when it is gone; None = any
+    retry: bool  # call again until it succeeds
 
     def hears(self, sender: object) -> bool:
         if self.sender is None:
@@ -98,7 +97,7 @@ class Signal:
     def __init__(
         self,
         providing_args: Iterable[str] | None = None,
-        use_caching: bool = False,  # noqa: ARG002, FBT001, FBT002 - accepted as in Celery; nothing here needs a cache
+        use_caching: bool = False,  # accepted as in Celery; nothing here needs a cache
         name: str | None = None,
         *,
         robust: bool = True,
@@ -143,9 +142,9 @@ class Signal:
         self,
         receiver: _Receiver | None = None,
         sender: object = None,
-        weak: bool = True,  # noqa: FBT001, FBT002 - Celery's signature
+        weak: bool = True,
         dispatch_uid: object = None,
-        retry: bool = False,  # noqa: FBT001, FBT002 - Celery's signature
+        retry: bool = False,
     ) -> Any:
         """Call *receiver* with ``signal``, ``sender`` and the signal's arguments from now on; return it.
 
@@ -182,7 +181,7 @@ class Signal:
         self,
         receiver: Callable[..., Any] | None = None,
         sender: object = None,
-        weak: bool | None = None,  # noqa: FBT001 - Celery's signature
+        weak: bool | None = None,
         dispatch_uid: object = None,
     ) -> bool:
         """Forget the receiver (or *dispatch_uid*) connected to *sender*; return whether it was connected."""
@@ -236,9 +235,7 @@ class Signal:
                 self._pause(min(_RETRY_FIRST * failures, _RETRY_LAST))
             else:
                 if failures:
-                    _LOG.warning(
-                        "receiver %r of signal %s succeeded after %d failures", receiver, self.name, failures
-                    )
+                    _LOG.warning("receiver %r of signal %s succeeded after %d failures", receiver, self.name, failures)
                 return response
 
     def _alive(self) -> tuple[_Connection, ...]:
@@ -253,7 +250,9 @@ class Signal:
 def _accepts_any_keyword(receiver: Any) -> bool:
     receiver = getattr(receiver, "func", receiver)  # functools.partial
     function = getattr(receiver, "__func__", receiver)
-    code = getattr(function, "__code__", None) or getattr(getattr(type(receiver), "__call__", None), "__code__", None)
+    if not hasattr(function, "__code__"):
+        function = type(receiver).__call__
+    code = getattr(function, "__code__", None)
     return code is None or bool(code.co_flags & _VARKEYWORDS)  # built in: nothing is known of it
 
 
@@ -269,7 +268,7 @@ def _sender_identity(sender: object) -> object:
 
 def _reference(target: Any) -> Callable[[], Any]:
     if issubclass(type(target), Proxy):
-        return target._get_current_object  # type: ignore[no-any-return] # noqa: SLF001 - what this name is for
+        return target._get_current_object  # type: ignore[no-any-return]
     try:
         return weakref.WeakMethod(target) if hasattr(target, "__func__") else weakref.ref(target)
     except TypeError:

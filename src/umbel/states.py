@@ -30,20 +30,20 @@ __all__ = [
     "state",
 ]
 
-PENDING: Final = "PENDING"    # waiting, or unknown: nothing is stored for it
+PENDING: Final = "PENDING"  # waiting, or unknown: nothing is stored for it
 RECEIVED: Final = "RECEIVED"  # a worker holds the message (only in events)
-STARTED: Final = "STARTED"    # running; stored only with task_track_started
+STARTED: Final = "STARTED"  # running; stored only with task_track_started
 SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
-RETRY: Final = "RETRY"        # will run again; its result is the reason
-REVOKED: Final = "REVOKED"    # will never run
+RETRY: Final = "RETRY"  # will run again; its result is the reason
+REVOKED: Final = "REVOKED"  # will never run
 REJECTED: Final = "REJECTED"  # the worker refused the message (only in events)
-IGNORED: Final = "IGNORED"    # the task asked that its state be left alone
+IGNORED: Final = "IGNORED"  # the task asked that its state be left alone
 
-READY_STATES: Final = frozenset({SUCCESS, FAILURE, REVOKED})       # will not change any more
+READY_STATES: Final = frozenset({SUCCESS, FAILURE, REVOKED})  # will not change any more
 UNREADY_STATES: Final = frozenset({PENDING, RECEIVED, STARTED, REJECTED, RETRY})
-EXCEPTION_STATES: Final = frozenset({RETRY, FAILURE, REVOKED})     # the result is an exception
-PROPAGATE_STATES: Final = frozenset({FAILURE, REVOKED})            # get() raises it
+EXCEPTION_STATES: Final = frozenset({RETRY, FAILURE, REVOKED})  # the result is an exception
+PROPAGATE_STATES: Final = frozenset({FAILURE, REVOKED})  # get() raises it
 ALL_STATES: Final = frozenset({PENDING, RECEIVED, STARTED, SUCCESS, FAILURE, RETRY, REVOKED})
 
 PRECEDENCE: Final[list[str | None]] = [  # highest first; None stands for every custom state
