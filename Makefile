@@ -60,7 +60,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What is installed is remembered by a stamp, so that it happens again only when pyproject.toml changes.
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "umbel needs Python 3.11 or newer with its venv module" \
