@@ -28,9 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--pure"):
-        left_out = [item for item in items if any(item.get_closest_marker(name) for name in NOT_PURE)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        pure = [item for item in items if not any(item.get_closest_marker(name) for name in NOT_PURE)]
+        kept = set(pure)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = pure
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
