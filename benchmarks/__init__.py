@@ -1,0 +1,1 @@
+"""Measure umbel beside its peers, in one run, rounds interleaved."""

@@ -1,0 +1,90 @@
+"""Drive each peer the same way: a folder of its own, a producer in this process's child, a worker process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["HUEY", "UMBEL", "Peer"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Peer:
+    """One queue and how to use it."""
+
+    def __init__(self, name: str, *, store: str, module: str, worker: list[str]) -> None:
+        self.name = name
+        self._store = store  # with {folder}
+        self._module = module
+        self._worker = worker
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        """Return the environment in which the peer's app module is imported."""
+        store = self._store.format(folder=folder)
+        return os.environ | {
+            "BENCH_FOLDER": str(folder / "spans"),
+            "BENCH_BROKER": store,
+            "BENCH_BACKEND": store,
+            "PYTHONPATH": str(_ROOT),
+        }
+
+    def run(self, workload: str, folder: Path, *arguments: int) -> float:
+        """Run a function of `benchmarks.producers` for this peer in a fresh process; return its figure."""
+        command = [sys.executable, "-m", "benchmarks.producers", self._module, workload, *map(str, arguments)]
+        done = subprocess.run(
+            command, env=self.environment(folder), cwd=folder, check=True, capture_output=True, text=True, timeout=120
+        )
+        return float(json.loads(done.stdout.splitlines()[-1]))
+
+    @contextmanager
+    def worker(self, folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the peer's worker while the block runs."""
+        with (folder / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *self._worker, *options],
+                env=self.environment(folder),
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                yield process
+            finally:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(15)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def wait_for(condition: object, seconds: float, what: str) -> None:
+    """Look until *condition* holds; raise TimeoutError naming *what* after *seconds*."""
+    assert callable(condition)
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        time.sleep(0.02)
+
+
+UMBEL = Peer(
+    "umbel",
+    store="sqlite:///{folder}/queue.db",
+    module="benchmarks.umbel_app",
+    worker=["-m", "umbel", "worker", "-A", "benchmarks.umbel_app", "-l", "ERROR", "--quiet"],
+)
+HUEY = Peer(
+    "huey",
+    store="{folder}/queue.db",
+    module="benchmarks.huey_app",
+    worker=["-m", "huey.bin.huey_consumer", "benchmarks.huey_app.huey", "-w", "1", "-q", "-n"],
+)
