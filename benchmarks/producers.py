@@ -1,4 +1,4 @@
-"""Send and await tasks from a fresh process: `python -m benchmarks.producers MODULE WORKLOAD NUMBER…` prints a figure."""
+"""Send and await tasks from a fresh process: `python -m benchmarks.producers MODULE WORKLOAD NUMBER…`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def enqueue(module: ModuleType, count: int, with_results: int = 0) -> float:
 
 def bulk(module: ModuleType, count: int) -> float:
     """Send *count* tasks in bulk; return how many a second."""
-    from umbel.canvas import group  # noqa: PLC0415 - only umbel has one
+    from umbel.canvas import group  # only umbel has one
 
     began = time.perf_counter()
     group(module.noop.s() for _ in range(count)).apply_async()

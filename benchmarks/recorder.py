@@ -44,6 +44,8 @@ class Recorder:
 class Span(tuple[float, float, int]):
     """First start, last end, and how many tasks."""
 
+    __slots__ = ()
+
     @property
     def rate(self) -> float:
         """Tasks per second."""
