@@ -8,7 +8,20 @@ from typing import Any, Protocol
 
 import msgspec
 
-__all__ = ["ChildInfo", "Finished", "Interrupt", "Job", "Lost", "Pool", "Receipt", "Runner", "Started"]
+from umbel.exceptions import CeleryError
+
+__all__ = [
+    "ChildInfo",
+    "Finished",
+    "Interrupt",
+    "Job",
+    "Lost",
+    "Pool",
+    "PoolBroken",
+    "Receipt",
+    "Runner",
+    "Started",
+]
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
@@ -16,7 +29,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
 
     tag: int  # chosen by the caller, unique while in the pool
     payload: Any  # what `Runner.perform` takes; the pool only carries it
-    announce: bool = False  # report `Started` when it begins
+    announce: bool = False  # report `Started` when it begins; only then may a job be interrupted `SOFT` with certainty
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
@@ -36,10 +49,10 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The job will never report: its process is gone."""
+    """The job will never report: its process is gone, or it ended without a report."""
 
     tag: int
-    pid: int
+    pid: int  # 0 = it had not been given to a process
     evidence: str  # one line for people: "child 4711 was killed by SIGKILL after 3.2 s"
     at_fault: bool  # False: it had not begun, or another job in the same process was to blame
     interrupted: bool = False  # we ended it ourselves, by `Pool.interrupt` or `Pool.stop`
@@ -64,6 +77,10 @@ class ChildInfo(msgspec.Struct, frozen=True, kw_only=True):
     slots: int  # how many jobs it will run at once
 
 
+class PoolBroken(CeleryError):
+    """Say that the pool cannot run jobs: its processes do not start, or die one after the other."""
+
+
 class Runner(Protocol):
     """What a pool runs jobs with. Made in the parent, inherited by the children through fork."""
 
@@ -71,13 +88,25 @@ class Runner(Protocol):
     report_type: Any
 
     def enter(self, child: ChildInfo) -> None:
-        """Get ready, in the process that will run jobs, before the first one."""
+        """Get ready, in the process that will run jobs, before the first one.
+
+        What it raises ends the process: `Pool.start` raises `PoolBroken` with the traceback; a later
+        replacement that cannot start is logged and tried again, less and less often.
+        """
 
     def perform(self, payload: Any) -> Any:
-        """Run one job here and now and return its report; raises nothing but MemoryError and SystemExit."""
+        """Run one job here and now and return its report.
+
+        May raise MemoryError and SystemExit, which lose the job and end its process once its other jobs are
+        done, and an interrupt (SoftTimeLimitExceeded, Terminated) that struck outside of user code, which
+        loses the job (`Lost.interrupted`). Anything else is a bug of the runner: it loses the job.
+        """
 
     async def aperform(self, payload: Any) -> Any:
-        """Run one job on the running event loop without blocking it; as `perform` else."""
+        """Run one job on the running event loop without blocking it; as `perform` else.
+
+        What it runs in the loop's default executor (``asyncio.to_thread``) is interrupted there.
+        """
 
     def leave(self, exitcode: int) -> None:
         """Clean up; the process ends after this."""
@@ -86,20 +115,32 @@ class Runner(Protocol):
 class Pool(Protocol):
     """Where jobs run. Used by one thread, except that `solo` runs its jobs in the thread that calls `run`.
 
-    Jobs submitted beyond the free slots wait inside the pool and start in order; a slot that is busy
-    for long never holds back a job that another slot could run.
+    Jobs submitted beyond the free slots wait inside the pool and start in order, save that a few short ones
+    (a few milliseconds of work) may be dealt to each busy process ahead of time. A slot that is busy for
+    long never holds back a job that another slot could run.
+
+    A job whose process dies is `Lost`. Alone in its process, it is at fault. Of several jobs that ran in a
+    shared process which died by itself none can be told apart: all are at fault, and the evidence says so.
     """
 
     slots: int  # jobs that run at once now
 
     def start(self) -> None:
-        """Return when the first child is ready to take jobs. Call before any thread or connection exists."""
+        """Return when the first child is ready to take jobs. Call before any thread or connection exists.
+
+        Raises:
+            PoolBroken: the first child cannot start; the message holds its traceback.
+        """
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take *jobs*; each gets exactly one `Finished` or `Lost` later, unless withdrawn."""
 
     def collect(self) -> list[Receipt]:
-        """Return what has happened since the last call, without waiting."""
+        """Return what has happened since the last call, without waiting.
+
+        Raises:
+            PoolBroken: more than a hundred children died in a row and no job was finished meanwhile.
+        """
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `collect` might bring something."""
@@ -111,10 +152,14 @@ class Pool(Protocol):
         """Take back up to *limit* jobs that have certainly not begun, youngest first; return their tags."""
 
     def interrupt(self, tag: int, how: Interrupt, *, signal: int | None = None) -> None:
-        """Interrupt one job; harmless if it has ended. *signal* replaces the default where processes are killed."""
+        """Interrupt one job; harmless if it has ended. *signal* replaces the default where processes are killed.
+
+        A job that has not begun is `Lost` at once by CANCEL and KILL (``at_fault=False, interrupted=True``);
+        SOFT leaves it alone.
+        """
 
     def resize(self, slots: int) -> None:
-        """Grow or shrink to *slots*; busy slots beyond that end with their job."""
+        """Grow or shrink to *slots*; busy slots beyond that end with their job. `solo` stays at one."""
 
     def info(self) -> dict[str, Any]:
         """Return facts for people: kind, slots, pids, how many children have been replaced and why."""
@@ -122,5 +167,6 @@ class Pool(Protocol):
     def stop(self, deadline: float) -> None:
         """End all children; jobs still running after *deadline* seconds are killed and reported `Lost`.
 
-        May be called twice.
+        Jobs that have not begun are `Lost` as well, all with ``at_fault=False, interrupted=True``. The
+        receipts are there for one more `collect`. May be called twice, and before `start`.
         """

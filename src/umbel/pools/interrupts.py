@@ -1,0 +1,126 @@
+"""Raise an exception inside a running job, and nowhere else: neither in the next job nor in the pool's own code."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+from umbel.exceptions import SoftTimeLimitExceeded, Terminated
+
+__all__ = ["INTERRUPTS", "SOFT_SIGNAL", "SignalledSlot", "Slot"]
+
+INTERRUPTS: Final = (SoftTimeLimitExceeded, Terminated)
+SOFT_SIGNAL: Final = signal.SIGUSR1
+
+_set_async_exc: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_clear_async_exc: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+
+_STRIKING: Final = 1
+_STRUCK: Final = 2
+
+
+class Slot:
+    """A thread that runs one job at a time, and into which another thread may raise an exception meanwhile.
+
+    The exception arrives when the thread next runs Python code: a call that blocks in C ends first.
+    Jobs are run by one thread, strikes come from one other thread.
+    """
+
+    __slots__ = ("_struck", "_thread", "missed", "tag")
+
+    def __init__(self) -> None:
+        self.tag: int | None = None  # the job that runs now
+        self.missed: type[BaseException] | None = None  # came when the job had just ended; cleared by whoever cares
+        self._thread: int = 0
+        self._struck: int = 0
+
+    def run(self, tag: int, call: Callable[[Any], Any], argument: Any) -> Any:
+        """Return ``call(argument)``, or raise what it raises or what was struck into it.
+
+        Between the end of *call* and the line that clears the tag the interpreter looks for neither
+        signals nor exceptions (it does so on entering a function, on jumping back, and after calls into C).
+        """
+        if not self._thread:
+            self._thread = threading.get_ident()
+        try:
+            self.tag = tag
+            return call(argument)
+        finally:
+            self.tag = None
+            while self._struck:
+                try:
+                    self._calm()
+                except INTERRUPTS as exc:
+                    self.missed = type(exc)  # too late for the job: here it does no harm
+
+    def strike(self, tag: int, exception: type[BaseException]) -> bool:
+        """Raise *exception* inside the job if it is the one that runs, and say so. Call from another thread."""
+        # Announced before looking at the tag, as `run` clears the tag before looking here: one of both
+        # sees the other, so that `run` never goes on to the next job with an exception on its way.
+        self._struck = _STRIKING
+        hit = self.tag == tag
+        if hit:
+            _set_async_exc(self._thread, exception)
+        self._struck = _STRUCK
+        return hit
+
+    def _calm(self) -> None:
+        while self._struck == _STRIKING:
+            time.sleep(0.0002)
+        for _ in range(2):
+            pass  # jumping back lets an exception that is on its way arrive here
+        _clear_async_exc(self._thread, None)
+        self._struck = 0
+
+
+class SignalledSlot:
+    """The main thread of a process as a slot, interrupted by `SOFT_SIGNAL`, also in system calls.
+
+    A signal says nothing of whom it means; *wanted* returns what does: the tag and the exception that were
+    sent before it, or None.
+    """
+
+    __slots__ = ("_early", "_wanted", "tag")
+
+    def __init__(self, wanted: Callable[[], tuple[int, type[BaseException]] | None]) -> None:
+        self.tag: int | None = None
+        self._wanted = wanted
+        self._early: tuple[int, type[BaseException]] | None = None  # came when its job did not run
+        signal.signal(SOFT_SIGNAL, self._on_signal)
+
+    def run(self, tag: int, call: Callable[[Any], Any], argument: Any) -> Any:
+        """Return ``call(argument)``, or raise what it raises or what was struck into it."""
+        try:
+            self.tag = tag
+            if self._early is not None:
+                self._strike_early(tag)
+            return call(argument)
+        finally:
+            self.tag = None
+
+    def _strike_early(self, tag: int) -> None:
+        early, self._early = self._early, None
+        if early is not None and early[0] == tag:
+            raise early[1]
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        while (wanted := self._wanted()) is not None:
+            self._early = wanted
+        if self._early is None or self._early[0] != self.tag:
+            return
+        if frame is None or frame.f_code is _RUN:
+            return  # the job has just ended
+        exception = self._early[1]
+        self._early = self.tag = None  # once only
+        raise exception
+
+
+_RUN: Final = SignalledSlot.run.__code__

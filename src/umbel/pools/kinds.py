@@ -1,0 +1,74 @@
+"""Make a pool by the name of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from umbel.exceptions import ImproperlyConfigured
+from umbel.pools.base import Runner
+from umbel.pools.child import Serve, serve_one
+from umbel.pools.children import ChildrenPool
+from umbel.pools.runners_asyncio import serve_asyncio
+from umbel.pools.runners_threads import serve_threads
+from umbel.pools.solo import SoloPool
+
+__all__ = ["POOLS", "make_pool"]
+
+_SERVE: Final[dict[str, Serve]] = {"prefork": serve_one, "threads": serve_threads, "asyncio": serve_asyncio}
+_ALIASES: Final = {"processes": "prefork"}
+
+POOLS: Final = (*_SERVE, "solo")
+
+
+def make_pool(
+    kind: str,
+    runner: Runner,
+    *,
+    slots: int = 1,
+    processes: int | None = None,
+    max_jobs_per_child: int | None = None,
+    max_memory_per_child: int | None = None,
+    on_init: Callable[[], None] | None = None,
+    on_fork: Callable[[], None] | None = None,
+    grace: float = 0.5,
+    start_timeout: float = 60.0,
+    title: str | None = None,
+) -> ChildrenPool | SoloPool:
+    """Return a pool that is not started yet.
+
+    Args:
+        kind: one of `POOLS`.
+        runner: what runs the jobs.
+        slots: jobs that run at once; `solo` has one whatever this says.
+        processes: children that share the slots of `threads` and `asyncio`; None = 1. `prefork` has one per slot.
+        max_jobs_per_child: a child is replaced when it has been given so many; None or 0 = never.
+        max_memory_per_child: KiB resident, looked at after each job; beyond it a child is replaced. None = never.
+        on_init: runs once where the children are forked from, before the first (again if that process is lost).
+        on_fork: runs there before each fork.
+        grace: seconds that a job of a shared child gets to end, when it is to be killed, before its child is.
+        start_timeout: seconds that `Runner.enter` may take.
+        title: process title with ``{process}`` in it, shown where setproctitle is installed.
+
+    Raises:
+        ImproperlyConfigured: there is no such kind.
+    """
+    kind = _ALIASES.get(kind, kind)
+    if kind == "solo":
+        return SoloPool(runner)
+    if kind not in _SERVE:
+        raise ImproperlyConfigured(f"no pool is called {kind!r}; choose one of {', '.join(POOLS)}")
+    return ChildrenPool(
+        kind,
+        _SERVE[kind],
+        runner,
+        slots=slots,
+        processes=None if kind == "prefork" else processes or 1,
+        max_jobs_per_child=max_jobs_per_child,
+        max_memory_per_child=max_memory_per_child or None,
+        on_init=on_init,
+        on_fork=on_fork,
+        grace=grace,
+        start_timeout=start_timeout,
+        title=title,
+    )
