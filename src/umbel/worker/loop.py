@@ -64,6 +64,16 @@ class Connection:
     settler: Settler
     reopen: Callable[[], tuple[Broker, Settler]]  # declares and consumes again; raises BrokerUnavailable
 
+    def renew(self) -> None:
+        """Close what there is and open it again."""
+        self.close()
+        self.broker, self.settler = self.reopen()
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.settler.close()
+        self.broker.close()
+
 
 class Loop:
     """Runs a worker until it is over.
@@ -255,8 +265,7 @@ class Loop:
             return False
         self._stop_listening()
         try:
-            self._connection.broker.close()
-            self._connection.broker, self._connection.settler = self._connection.reopen()
+            self._connection.renew()
         except (BrokerUnavailable, BackendError) as exc:
             self._lose(exc, now)
             return False

@@ -19,6 +19,9 @@ class Settler(Protocol):
     def exchange(self, settlements: Sequence[Settlement], claim: Claim | None) -> Turn:
         """Settle *settlements* and take what *claim* asks for; as `Broker.settle`."""
 
+    def close(self) -> None:
+        """Release what it opened beside the broker."""
+
 
 class Fused:
     """Broker and result store are one server: results travel with the acknowledgement, in one transaction."""
@@ -29,6 +32,9 @@ class Fused:
     def exchange(self, settlements: Sequence[Settlement], claim: Claim | None) -> Turn:
         """Settle and claim in one atomic write."""
         return self._broker.settle(settlements, claim)
+
+    def close(self) -> None:
+        """Nothing was opened beside the broker."""
 
 
 class Apart:
@@ -59,3 +65,8 @@ class Apart:
         if not settlements and claim is None:
             return Turn()
         return self._broker.settle(settlements, claim)
+
+    def close(self) -> None:
+        """Close the result store."""
+        if self._backend is not None:
+            self._backend.close()

@@ -1,0 +1,346 @@
+"""Start a worker from an application, keep it running, and stop it as it was asked to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from umbel import signals
+from umbel._names import default_nodename
+from umbel.backends.base import Backend
+from umbel.brokers.base import Broker, Delivery
+from umbel.exceptions import BackendError, BrokerUnavailable, OperationalError
+from umbel.execution.outcome import Outcome
+from umbel.pools.base import Pool, Runner
+from umbel.pools.kinds import make_pool
+from umbel.pools.solo import SoloPool
+from umbel.wire.record import Record
+from umbel.worker.core import Rules, WorkerState
+from umbel.worker.facts import Manner, Stopped
+from umbel.worker.loop import Connection, Loop
+from umbel.worker.orders import Why
+from umbel.worker.os_signals import listening
+from umbel.worker.policies import policies
+from umbel.worker.settle import Apart, Fused, Settler
+
+__all__ = ["Application", "Worker"]
+
+_logger: Final = logging.getLogger("celery.worker")
+
+
+class Application(Protocol):
+    """What a worker needs of an application (`app/app.py`)."""
+
+    conf: Any
+    tasks: Mapping[str, Any]
+    amqp: Any  # .queues: select, deselect, consume_from, topology
+
+    def open_broker(self) -> Broker:
+        """Return a connection of our own for claiming; raises BrokerUnavailable."""
+
+    def open_backend(self) -> Backend | None:
+        """Return a connection of our own to the result store; None = results are not kept."""
+
+    def is_fused(self) -> bool:
+        """Return whether broker and result store are one server, so that `Broker.settle` writes results."""
+
+    def make_runner(self, hostname: str) -> Runner:
+        """Return what runs deliveries in the pool's children."""
+
+    def conclude(self, delivery: Delivery, why: str, evidence: str) -> Outcome:
+        """Return the outcome of a delivery that no user code will report; *why* is a value of `orders.Why`."""
+
+    def started_record(self, delivery: Delivery, pid: int, hostname: str) -> Record | None:
+        """Return the STARTED record of a task that wants one."""
+
+    def import_modules(self) -> None:
+        """Import what `imports`, `include` and autodiscovery name, and finalise."""
+
+
+class Worker:
+    """One node: a loop that talks to the broker, and a pool that runs tasks.
+
+    `start` blocks until the worker has stopped; `stop` may be called from any thread and from signal handlers.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        hostname: str | None = None,
+        pool: str | None = None,
+        concurrency: int | str | None = None,
+        processes: int | None = None,
+        queues: str | Iterable[str] | None = None,
+        exclude_queues: str | Iterable[str] | None = None,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
+        prefetch_multiplier: int | None = None,
+        purge: bool = False,
+        on_ready: Callable[[Worker], object] | None = None,
+        **options: Any,
+    ) -> None:
+        """Prepare a worker; nothing is connected or forked yet. What is not given comes from the settings.
+
+        Args:
+            app: whose tasks it runs.
+            hostname: node name, `name@host`.
+            pool: a kind of `pools.kinds.POOLS`.
+            concurrency: tasks that run at once; None or "auto" = one for each core that this process may use.
+            processes: children that share the slots of a `threads` or `asyncio` pool.
+            queues: names to consume, alone; a comma-separated text or several.
+            exclude_queues: names not to consume.
+            time_limit: hard limit, seconds, of tasks that have none.
+            soft_time_limit: soft limit, seconds, of tasks that have none.
+            max_tasks_per_child: a child is replaced after so many tasks.
+            max_memory_per_child: KiB; a child that has grown beyond it is replaced.
+            prefetch_multiplier: deliveries held for each slot at the most; None or 0 = as many as run in a moment.
+            purge: empty the consumed queues first.
+            on_ready: called when the worker consumes.
+            options: given on to the signal `celeryd_init`.
+        """
+        conf = app.conf
+        self.app = app
+        self.hostname = hostname or default_nodename(None)
+        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=conf, options=options)
+        app.import_modules()
+        app.amqp.queues.select(queues)
+        app.amqp.queues.deselect(exclude_queues)
+        self.pool_kind = pool or conf.worker_pool
+        self.concurrency = _cores(concurrency if concurrency not in (None, 0) else conf.worker_concurrency)
+        self.processes = processes or conf.worker_processes
+        self.time_limit = conf.task_time_limit if time_limit is None else time_limit
+        self.soft_time_limit = conf.task_soft_time_limit if soft_time_limit is None else soft_time_limit
+        self.options = options
+        self.exitcode = 0
+        self.purged = 0  # messages dropped by `purge`
+        self._purge = purge
+        self._on_ready = on_ready
+        self._rules = _rules(conf, prefetch_multiplier, self.concurrency)
+        self._runner = app.make_runner(self.hostname)
+        self._announce = False
+        self.pool: Pool = make_pool(
+            self.pool_kind,
+            self._runner,
+            slots=self.concurrency,
+            processes=self.processes,
+            max_jobs_per_child=max_tasks_per_child or conf.worker_max_tasks_per_child,
+            max_memory_per_child=max_memory_per_child or conf.worker_max_memory_per_child,
+            on_init=self._send_worker_init,
+            on_fork=self._send_before_fork,
+            title=f"[umbel: {self.hostname}:{{process}}]",
+        )
+        self._loop: Loop | None = None
+        self._asked: list[Stopped] = []  # before there was a loop
+        self._stopping: Manner | None = None
+        signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=conf)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Return the names of the queues it consumes."""
+        return tuple(self.app.amqp.queues.consume_from)
+
+    def start(self) -> int:
+        """Run until stopped; return the exit code.
+
+        Raises:
+            OperationalError: the broker cannot be reached and `broker_connection_retry_on_startup` is off.
+            PoolBroken: no child could be started.
+        """
+        remap = os.environ.get("REMAP_SIGTERM") == "SIGQUIT"
+        with listening(self._on_signal, remap_term=remap):
+            # Children first: they are forked from a process without threads and connections.
+            if self.pool_kind == "solo":
+                self._send_worker_init()
+            self.pool.start()
+            try:
+                self._work()
+            finally:
+                self.pool.stop(0.0)
+                signals.worker_shutdown.send(sender=self)
+        return self.exitcode
+
+    def stop(self, manner: Manner = Manner.WARM, *, exitcode: int | None = None) -> None:
+        """Ask the worker to stop; returns at once. A later, colder wish replaces an earlier one."""
+        if exitcode is not None:
+            self.exitcode = exitcode
+        soft = float(self.app.conf.worker_soft_shutdown_timeout or 0.0)
+        if manner is Manner.COLD and soft > 0 and self._stopping is not Manner.SOFT:
+            manner = Manner.SOFT
+        self._stopping = manner
+        fact = Stopped(manner, soft)
+        if self._loop is None:
+            self._asked.append(fact)
+        else:
+            self._loop.post(fact)
+
+    def _on_signal(self, manner: Manner, number: signal.Signals) -> None:
+        cold = manner is Manner.COLD
+        if number == signal.SIGINT:
+            self.exitcode = 1
+        signals.worker_shutting_down.send(
+            sender=self.hostname, sig=number.name, how="Cold" if cold else "Warm", exitcode=self.exitcode
+        )
+        hint = " Hitting Ctrl+C again will initiate cold shutdown." if number == signal.SIGINT and not cold else ""
+        # Not through logging: a handler may interrupt the very lock that logging holds.
+        os.write(2, f"\numbel: {'cold' if cold else 'warm'} shutdown ({self.hostname}).{hint}\n".encode())
+        self.stop(manner)
+
+    # -- the work
+
+    def _work(self) -> None:
+        broker, settler = self._connect_patiently()
+        connection = Connection(broker=broker, settler=settler, reopen=self._connect)
+        state = WorkerState(
+            slots=self.pool.slots,
+            policy=policies(
+                self.app.tasks,
+                self.app.conf,
+                soft_limit=self.soft_time_limit,
+                hard_limit=self.time_limit,
+                announce=self._announce,
+            ),
+            rules=self._rules,
+        )
+        self._loop = Loop(connection=connection, pool=self.pool, state=state, tasks=_Tasks(self), owner=self.hostname)
+        for fact in self._asked:
+            self._loop.post(fact)
+        try:
+            if self._purge:
+                self.purged = sum(broker.purge(queue) for queue in self.queues)
+            signals.worker_ready.send(sender=self)
+            if self._on_ready is not None:
+                self._on_ready(self)
+            if isinstance(self.pool, SoloPool):
+                self._run_solo(self.pool, self._loop)
+            else:
+                self._loop.run()
+        finally:
+            connection.close()
+
+    def _run_solo(self, pool: SoloPool, loop: Loop) -> None:
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                loop.run()
+            except BaseException as exc:  # noqa: BLE001 - it is raised again, in the thread that called `start`
+                failed.append(exc)
+            finally:
+                pool.stop(0.0)
+
+        thread = threading.Thread(target=work, name="umbel-loop", daemon=True)
+        thread.start()
+        pool.run()
+        thread.join()
+        if failed:
+            raise failed[0]
+
+    # -- the broker
+
+    def _connect(self) -> tuple[Broker, Settler]:
+        broker = self.app.open_broker()
+        try:
+            queues = self.app.amqp.queues
+            broker.declare(queues.topology)
+            broker.consume([queue.name for queue in queues.consume_from.values()])
+            settler: Settler = Fused(broker) if self.app.is_fused() else Apart(broker, self.app.open_backend())
+        except BaseException:
+            broker.close()
+            raise
+        return broker, settler
+
+    def _connect_patiently(self) -> tuple[Broker, Settler]:
+        conf = self.app.conf
+        retry = conf.broker_connection_retry_on_startup
+        if retry is None:
+            retry = conf.broker_connection_retry
+        limit = conf.broker_connection_max_retries or None
+        attempt = 0
+        while True:
+            try:
+                return self._connect()
+            except (BrokerUnavailable, BackendError) as exc:
+                attempt += 1
+                if not retry or (limit is not None and attempt > limit):
+                    raise OperationalError(f"the broker cannot be reached: {exc}") from exc
+                if self._asked:
+                    raise OperationalError(f"stopped before the broker could be reached: {exc}") from exc
+                delay = min(2.0 * attempt, 30.0)
+                _logger.error("the broker cannot be reached: %s Trying again in %g s (%d).", exc, delay, attempt)
+                self._sleep(delay)
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._asked and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    # -- signals
+
+    def _send_worker_init(self) -> None:
+        signals.worker_init.send(sender=self)
+
+    def _send_before_fork(self) -> None:
+        signals.worker_before_create_process.send(sender=self)
+
+
+class _Tasks:
+    """What the loop asks about tasks, answered by the application."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._app = worker.app
+        self._hostname = worker.hostname
+
+    def conclude(self, delivery: Delivery, why: Why, evidence: str) -> Outcome:
+        return self._app.conclude(delivery, why.value, evidence)
+
+    def begun(self, delivery: Delivery, pid: int) -> Record | None:
+        return self._app.started_record(delivery, pid, self._hostname)
+
+    def received(self, deliveries: Sequence[Delivery]) -> None:
+        if _logger.isEnabledFor(logging.INFO):
+            for delivery in deliveries:
+                message = delivery.message
+                _logger.info("Task %s[%s] received", message.shadow or message.task, message.id)
+        if signals.task_received.receivers:
+            for delivery in deliveries:
+                signals.task_received.send(sender=self, request=delivery)
+
+
+def _rules(conf: Any, prefetch_multiplier: int | None, concurrency: int) -> Rules:
+    """Return the core's rules. Who sets a prefetch multiplier means it: it bounds what is held."""
+    default = Rules()
+    buffer = conf.worker_buffer
+    if buffer is None and conf.worker_disable_prefetch:
+        buffer = 0
+    multiplier = prefetch_multiplier or (
+        conf.worker_prefetch_multiplier if conf.value_set_for("worker_prefetch_multiplier") else None
+    )
+    if buffer is None and multiplier:
+        buffer = max(0, multiplier - 1) * concurrency
+    kept = conf.task_dead_letter or {}
+    reasons = ("invalid", "unknown-task", "expired", "crashed", "rejected", "failed")
+    discard = frozenset(reason for reason in reasons if kept.get(reason, kept.get("*", "keep")) == "discard")
+    return Rules(
+        crash_limit=conf.task_crash_limit,
+        lease=conf.task_lease,
+        buffer=default.buffer if buffer is None else buffer,
+        eta_limit=conf.worker_eta_task_limit or default.eta_limit,
+        discard=discard,
+    )
+
+
+def _cores(wanted: int | str | None) -> int:
+    """Return how many tasks run at once; None or "auto" = the cores that this process may use."""
+    if wanted is not None and wanted != "auto":
+        return max(1, int(wanted))
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
