@@ -189,7 +189,7 @@ class Broker(Protocol):
     def renew(self, leases: Sequence[Lease], lease: float) -> tuple[Lease, ...]:
         """Hold *leases* until *lease* seconds from now; return those that are ours no longer.
 
-        They are ours until they are settled or claimed by another, also when their time has run out.
+        They are ours until they are settled, or somebody claims after their time has run out.
         """
 
     def fileno(self) -> int:
@@ -202,7 +202,8 @@ class Broker(Protocol):
     def next_due(self) -> float | None:
         """Return seconds until the earliest delayed message or foreign lease of our queues is due; None = none.
 
-        0.0 = is due now. Paused queues do not count, so that nobody wakes for what cannot be claimed.
+        0.0 = is due now. The descriptor tells of delayed messages published since; of leases taken since it does not,
+        so whoever waits asks again every few seconds. Paused queues do not count, so that nobody wakes for what cannot be claimed.
         Brokers that wake the descriptor by themselves for those return None.
         """
 

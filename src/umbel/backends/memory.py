@@ -1,0 +1,123 @@
+"""Keep outcomes in this process's memory, beside the messages of the memory broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Sequence
+
+from umbel.backends.base import BackendFeatures
+from umbel.brokers.memory import Bell, MemoryStore
+from umbel.wire.record import Record
+
+__all__ = ["MemoryBackend"]
+
+
+class MemoryBackend:
+    """A connection to the results of a `MemoryStore`: the port `Backend` without a server."""
+
+    features = BackendFeatures(push=True, expires=True, groups=True)
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._open_store: MemoryStore | None = store
+
+    @property
+    def _store(self) -> MemoryStore:
+        if self._open_store is None:
+            raise RuntimeError("this memory backend is closed: open another one on its store")
+        return self._open_store
+
+    def store(self, records: Sequence[Record]) -> None:
+        with self._store as store:
+            store.keep(records, store.clock())
+
+    def fetch(self, ids: Collection[str]) -> dict[str, bytes]:
+        with self._store as store:
+            store.expire(store.clock())
+            results = store.results
+            return {task_id: results[task_id][0].payload for task_id in ids if task_id in results}
+
+    def forget(self, ids: Iterable[str]) -> None:
+        with self._store as store:
+            for task_id in ids:
+                store.results.pop(task_id, None)
+
+    def watch(self, ids: Collection[str]) -> _Watch:
+        return _Watch(self._store, frozenset(ids))
+
+    def save_group(self, group_id: str, payload: bytes, *, expires: float | None = None) -> None:
+        with self._store as store:
+            store.groups[group_id] = (payload, float("inf") if expires is None else store.clock() + expires)
+
+    def fetch_group(self, group_id: str) -> bytes | None:
+        with self._store as store:
+            payload, expires = store.groups.get(group_id, (None, 0.0))
+            return payload if expires > store.clock() else None
+
+    def forget_group(self, group_id: str) -> None:
+        with self._store as store:
+            store.groups.pop(group_id, None)
+
+    def cleanup(self) -> int:
+        with self._store as store:
+            now = store.clock()
+            groups = [group_id for group_id, (_, expires) in store.groups.items() if expires <= now]
+            for group_id in groups:
+                del store.groups[group_id]
+            return store.expire(now) + len(groups)
+
+    def close(self) -> None:
+        self._open_store = None
+
+
+class _Watch:
+    """A wait for some tasks, told of every record the store keeps."""
+
+    def __init__(self, store: MemoryStore, ids: frozenset[str]) -> None:
+        self._store = store
+        self._ids = ids
+        self._changed: set[str] = set()
+        self._told = threading.Condition(store.lock)
+        self._bell: Bell | None = None  # made when somebody asks for the descriptor
+        self._closed = False
+        with store:
+            for task_id in ids:
+                store.watchers.setdefault(task_id, []).append(self._tell)
+
+    def wait(self, timeout: float | None) -> set[str]:
+        with self._store:
+            self._told.wait_for(lambda: self._changed or self._closed, timeout)
+            changed, self._changed = self._changed, set()
+            if self._bell is not None:
+                self._bell.silence()
+            return changed
+
+    def fileno(self) -> int:
+        with self._store:
+            if self._closed:
+                raise RuntimeError("this watch is closed: watch again")
+            if self._bell is None:
+                self._bell = Bell()
+                if self._changed:
+                    self._bell.ring()
+            return self._bell.fileno()
+
+    def close(self) -> None:
+        with self._store:
+            if self._closed:
+                return
+            self._closed = True
+            for task_id in self._ids:
+                listening = self._store.watchers[task_id]
+                listening.remove(self._tell)
+                if not listening:
+                    del self._store.watchers[task_id]
+            if self._bell is not None:
+                self._bell.close()
+                self._bell = None
+            self._told.notify_all()
+
+    def _tell(self, task_id: str) -> None:
+        self._changed.add(task_id)
+        if self._bell is not None:
+            self._bell.ring()
+        self._told.notify_all()

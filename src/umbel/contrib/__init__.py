@@ -1,0 +1,1 @@
+"""Bridges to frameworks, and what tests need."""

@@ -1,0 +1,1 @@
+"""What tests of applications, and of new brokers, backends and pools, stand on."""
