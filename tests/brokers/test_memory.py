@@ -11,9 +11,7 @@ class TestMemoryBroker(BrokerContract):
     def new_site(self, folder):
         clock = VirtualClock()
         store = MemoryStore(clock=clock)
-        return Site(
-            clock=clock, make_broker=lambda: MemoryBroker(store), make_backend=lambda: MemoryBackend(store)
-        )
+        return Site(clock=clock, make_broker=lambda: MemoryBroker(store), make_backend=lambda: MemoryBackend(store))
 
 
 def test_one_name_is_one_store():
