@@ -21,6 +21,7 @@ from umbel.pools.frames import (
     Broken,
     Done,
     Leaving,
+    Missed,
     Ready,
     Strike,
     Unfit,
@@ -82,7 +83,7 @@ class Desk:
             except msgspec.MsgspecError as exc:
                 self._refuse(frame, exc)
 
-    def say(self, report: Done[Any] | Began | Broken | Leaving | Ready | Unfit) -> None:
+    def say(self, report: Done[Any] | Began | Broken | Leaving | Missed | Ready | Unfit) -> None:
         """Tell the parent; waits while it is behind."""
         send(self.jobs, _encode(report))
 
@@ -119,6 +120,10 @@ class Desk:
         """Take no more jobs; those that run go on."""
         self.leaving = True
         self.say(Leaving(reason))
+
+    def miss(self, tag: int, exception: type[BaseException]) -> None:
+        """Say that a strike found its job taken, but not running."""
+        self.say(Missed(tag, exception is Terminated))
 
     def next_order(self, flags: int = 0) -> Any:
         """Return the next `Strike` or `Grow` from the parent; None = there will be none.
@@ -161,14 +166,16 @@ def live(desk: Desk, serve: Serve) -> int:
 def serve_one(desk: Desk) -> None:
     """Run one job at a time in the main thread, which signals can interrupt."""
 
-    def wanted() -> tuple[int, type[BaseException]] | None:
+    def wanted() -> list[tuple[int, type[BaseException]]]:
+        strikes = []
         try:
-            order = desk.next_order(socket.MSG_DONTWAIT)
+            while (order := desk.next_order(socket.MSG_DONTWAIT)) is not None:
+                strikes.append(strike_of(order))
         except BlockingIOError:
-            return None
-        return strike_of(order) if isinstance(order, Strike) else None
+            pass
+        return strikes
 
-    serve_slot(desk, SignalledSlot(wanted))
+    serve_slot(desk, SignalledSlot(wanted, desk.miss))
 
 
 def serve_slot(desk: Desk, slot: Slot | SignalledSlot) -> None:
@@ -179,7 +186,7 @@ def serve_slot(desk: Desk, slot: Slot | SignalledSlot) -> None:
         work = desk.take()
         if work is None:
             return
-        tag = work.tag
+        tag = slot.coming = work.tag
         if work.announce:
             desk.say(Began(tag))
         began = clock()
@@ -189,6 +196,7 @@ def serve_slot(desk: Desk, slot: Slot | SignalledSlot) -> None:
             desk.hand_in_failure(tag, exc)
         else:
             desk.hand_in(tag, clock() - began, report)
+        slot.coming = None
         del work
 
 

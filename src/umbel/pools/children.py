@@ -37,6 +37,7 @@ from umbel.pools.frames import (
     Done,
     Grow,
     Leaving,
+    Missed,
     Ready,
     Strike,
     Unfit,
@@ -502,7 +503,7 @@ class ChildrenPool:
         if not inflight and child.state is _State.LEAVING:
             self._kill_later(child, now + (_STOP_LEAVE if self._is_stopping else _LEAVE))
 
-    def _note(self, child: _Child, report: Began | Broken | Leaving | Ready | Unfit, now: float) -> None:
+    def _note(self, child: _Child, report: Began | Broken | Leaving | Missed | Ready | Unfit, now: float) -> None:
         match report:
             case Began():
                 self._receipts.append(Started(report.tag, child.pid))
@@ -525,6 +526,9 @@ class ChildrenPool:
                     self._ready.append(child)
             case Leaving():
                 self._retire(child, report.reason)
+            case Missed():
+                if report.tag in child.inflight:
+                    self._strike(child, report.tag, cancel=report.cancel)
             case Unfit():
                 child.traceback = report.traceback
 

@@ -22,6 +22,7 @@ __all__ = [
     "Done",
     "Grow",
     "Leaving",
+    "Missed",
     "Ready",
     "Strike",
     "Unfit",
@@ -106,6 +107,13 @@ class Leaving(msgspec.Struct, array_like=True, tag=4, gc=False):
     reason: str
 
 
+class Missed(msgspec.Struct, array_like=True, tag=6, gc=False):
+    """The `Strike` came just before its job began, or just after it ended: try again if it has not."""
+
+    tag: int
+    cancel: bool
+
+
 class Unfit(msgspec.Struct, array_like=True, tag=5, gc=False):
     """`Runner.enter` has raised: this child ends without having taken a job."""
 
@@ -124,7 +132,7 @@ def tag_decoder() -> msgspec.msgpack.Decoder[Work[msgspec.Raw] | None]:
 
 def report_decoder(report_type: Any) -> msgspec.msgpack.Decoder[Any]:
     """Return what reads anything that a child says."""
-    return msgspec.msgpack.Decoder(Ready | Began | Done[report_type] | Broken | Leaving | Unfit)
+    return msgspec.msgpack.Decoder(Ready | Began | Done[report_type] | Broken | Leaving | Missed | Unfit)
 
 
 def control_decoder() -> msgspec.msgpack.Decoder[Strike | Grow]:

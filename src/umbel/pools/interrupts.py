@@ -34,10 +34,11 @@ class Slot:
     Jobs are run by one thread, strikes come from one other thread.
     """
 
-    __slots__ = ("_struck", "_thread", "missed", "tag")
+    __slots__ = ("_struck", "_thread", "coming", "missed", "tag")
 
     def __init__(self) -> None:
-        self.tag: int | None = None  # the job that runs now
+        self.coming: int | None = None  # the job that has been taken, from before it is announced until it is reported
+        self.tag: int | None = None  # the job that runs now: struck only between these two moments
         self.missed: type[BaseException] | None = None  # came when the job had just ended; cleared by whoever cares
         self._thread: int = 0
         self._struck: int = 0
@@ -84,43 +85,38 @@ class Slot:
 class SignalledSlot:
     """The main thread of a process as a slot, interrupted by `SOFT_SIGNAL`, also in system calls.
 
-    A signal says nothing of whom it means; *wanted* returns what does: the tag and the exception that were
-    sent before it, or None.
+    A signal says nothing of whom it means; *wanted* returns what does: the tags and exceptions that were sent
+    before it. *miss* is told of those that came when the job had been taken, but did not run.
     """
 
-    __slots__ = ("_early", "_wanted", "tag")
+    __slots__ = ("_miss", "_wanted", "coming", "tag")
 
-    def __init__(self, wanted: Callable[[], tuple[int, type[BaseException]] | None]) -> None:
+    def __init__(
+        self,
+        wanted: Callable[[], list[tuple[int, type[BaseException]]]],
+        miss: Callable[[int, type[BaseException]], None],
+    ) -> None:
+        self.coming: int | None = None
         self.tag: int | None = None
         self._wanted = wanted
-        self._early: tuple[int, type[BaseException]] | None = None  # came when its job did not run
+        self._miss = miss
         signal.signal(SOFT_SIGNAL, self._on_signal)
 
     def run(self, tag: int, call: Callable[[Any], Any], argument: Any) -> Any:
         """Return ``call(argument)``, or raise what it raises or what was struck into it."""
         try:
             self.tag = tag
-            if self._early is not None:
-                self._strike_early(tag)
             return call(argument)
         finally:
             self.tag = None
 
-    def _strike_early(self, tag: int) -> None:
-        early, self._early = self._early, None
-        if early is not None and early[0] == tag:
-            raise early[1]
-
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        while (wanted := self._wanted()) is not None:
-            self._early = wanted
-        if self._early is None or self._early[0] != self.tag:
-            return
-        if frame is None or frame.f_code is _RUN:
-            return  # the job has just ended
-        exception = self._early[1]
-        self._early = self.tag = None  # once only
-        raise exception
+        for tag, exception in self._wanted():
+            if self.tag == tag and frame is not None and frame.f_code is not _RUN:
+                self.tag = None  # once only
+                raise exception
+            if self.coming == tag:
+                self._miss(tag, exception)
 
 
 _RUN: Final = SignalledSlot.run.__code__

@@ -51,8 +51,8 @@ class _Crew:
 
     def strike(self, tag: int, exception: type[BaseException]) -> None:
         for slot in list(self.slots):
-            if slot.tag == tag:
-                slot.strike(tag, exception)
+            if slot.coming == tag and not slot.strike(tag, exception):
+                self._desk.miss(tag, exception)
 
     def _serve(self, slot: Slot) -> None:
         try:

@@ -56,11 +56,12 @@ class SoloPool:
         """Run jobs until `stop` is called, from another thread."""
         self._is_running = True
         pid, clock, perform = os.getpid(), time.perf_counter, self._runner.perform
-        run, get, receipts = self._slot.run, self._jobs.get, self._receipts
+        slot, get, receipts = self._slot, self._jobs.get, self._receipts
+        run = slot.run
         receipt: Receipt
         try:
             while (job := get()) is not None:
-                tag = job.tag
+                tag = slot.coming = job.tag
                 if job.announce:
                     receipts.append(Started(tag, pid))
                     self._tell()
@@ -72,6 +73,7 @@ class SoloPool:
                 else:
                     receipt = Finished(tag, report, pid, clock() - began)
                 receipts.append(receipt)
+                slot.coming = None
                 if not self._is_told:
                     self._tell()
         finally:
@@ -125,7 +127,7 @@ class SoloPool:
 
     def interrupt(self, tag: int, how: Interrupt, *, signal: int | None = None) -> None:
         if how is Interrupt.SOFT:
-            self._slot.strike(tag, SoftTimeLimitExceeded)
+            self._strike(tag, SoftTimeLimitExceeded)
             return
         for job in self._take_waiting():
             if job.tag == tag:
@@ -133,7 +135,7 @@ class SoloPool:
                 self._tell()
             else:
                 self._jobs.put(job)
-        self._slot.strike(tag, Terminated)
+        self._strike(tag, Terminated)
 
     def resize(self, slots: int) -> None:
         """Change nothing: there is one thread."""
@@ -159,9 +161,9 @@ class SoloPool:
         self._jobs.put(None)
         ended = not self._is_running or self._ended.wait(deadline)
         if not ended:
-            running = self._slot.tag
+            running = self._slot.coming
             if running is not None:
-                self._slot.strike(running, Terminated)
+                self._strike(running, Terminated)
             ended = self._ended.wait(_GRACE)
         receipts = self.collect()
         for job in dropped:
@@ -180,10 +182,15 @@ class SoloPool:
             )
         self._outstanding.clear()
         self._final = receipts
-        if ended:  # else the job still has the pipe
+        if ended and self._read_end >= 0:  # a job that still runs has the pipe
             os.close(self._read_end)
             os.close(self._write_end)
             self._read_end = self._write_end = -1
+
+    def _strike(self, tag: int, exception: type[BaseException]) -> None:
+        slot = self._slot
+        while slot.coming == tag and not slot.strike(tag, exception):
+            time.sleep(0.0002)  # it has been taken and does not run yet, or it has just ended
 
     def _take_waiting(self) -> list[Job]:
         waiting: list[Job] = []
