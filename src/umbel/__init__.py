@@ -1,0 +1,106 @@
+"""Run functions later and elsewhere: a distributed task queue that speaks Celery's API and wire.
+
+Importing this loads nothing but names; each part is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from umbel._names import uuid
+    from umbel.app.app import Celery, Umbel, shared_task
+    from umbel.app.report import bugreport
+    from umbel.app.task import Task
+    from umbel.canvas import (
+        Signature,
+        chain,
+        chord,
+        chunks,
+        group,
+        maybe_signature,
+        signature,
+        subtask,
+        xmap,
+        xstarmap,
+    )
+    from umbel.current import current_app, current_task
+
+__all__ = [
+    "SERIES",
+    "VERSION",
+    "VERSION_BANNER",
+    "Celery",
+    "Signature",
+    "Task",
+    "Umbel",
+    "bugreport",
+    "chain",
+    "chord",
+    "chunks",
+    "current_app",
+    "current_task",
+    "group",
+    "maybe_signature",
+    "shared_task",
+    "signature",
+    "subtask",
+    "uuid",
+    "version_info",
+    "xmap",
+    "xstarmap",
+]
+
+
+class _Version(NamedTuple):
+    major: int
+    minor: int
+    micro: int
+    releaselevel: str = ""
+    serial: str = ""
+
+
+VERSION: Final = _Version(0, 1, 0)
+version_info: Final = VERSION
+SERIES: Final = "first light"
+__version__: Final = "0.1.0"
+VERSION_BANNER: Final = f"{__version__} ({SERIES})"
+
+_HOME: Final = {
+    "Celery": "umbel.app.app",
+    "Task": "umbel.app.task",
+    "Umbel": "umbel.app.app",
+    "bugreport": "umbel.app.report",
+    "current_app": "umbel.current",
+    "current_task": "umbel.current",
+    "shared_task": "umbel.app.app",
+    "uuid": "umbel._names",
+    **dict.fromkeys(
+        (
+            "Signature",
+            "chain",
+            "chord",
+            "chunks",
+            "group",
+            "maybe_signature",
+            "signature",
+            "subtask",
+            "xmap",
+            "xstarmap",
+        ),
+        "umbel.canvas",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

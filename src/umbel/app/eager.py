@@ -1,0 +1,123 @@
+"""Run tasks where they are called, as a worker would run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from umbel import current, states
+from umbel._names import gethostname
+from umbel.app.perform import Plans
+from umbel.brokers.base import Delivery, Publication
+from umbel.execution.execute import Ended, execute_request
+from umbel.execution.request import Request
+from umbel.result import EagerResult
+
+__all__ = ["apply", "apply_async"]
+
+
+def apply(
+    app: Any,
+    task: Any,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    *,
+    throw: bool | None = None,
+    logfile: str | None = None,
+    loglevel: int | None = None,
+) -> EagerResult[Any]:
+    """Run *task* until it succeeds, fails, or has no retry left; return its result.
+
+    Raises:
+        Exception: the task's own, if *throw* (None = setting ``task_eager_propagates``).
+    """
+    plans = Plans(app, gethostname())
+    plan = plans.find(task.name)
+    if plan is None:
+        raise app.tasks.NotRegistered(task.name)
+    while True:
+        message, route, (args, kwargs, embed) = app.amqp.publisher.compose(task.name, args, kwargs, options, task=task)
+        request = Request.of_delivery(
+            Delivery(message=message, queue="", route=route, tag=0, token=0),
+            args,
+            kwargs,
+            embed,
+            hostname=plans.env.hostname,
+        )
+        request.is_eager = True
+        request.delivery_info = {
+            "is_eager": True,
+            "exchange": route.exchange,
+            "routing_key": route.routing_key,
+            "priority": message.priority,
+            "redelivered": False,
+        }
+        request.logfile = logfile
+        request.loglevel = loglevel
+        ended = execute_request(plan, request)
+        if ended.outcome.state != states.RETRY:
+            break
+        again = ended.retval.sig
+        args, kwargs, options = again.args, again.kwargs, _without_delay(again.options)
+    _settle(app, ended)
+    if throw is None:
+        throw = app.conf.task_eager_propagates
+    if throw and ended.outcome.state in states.PROPAGATE_STATES:
+        raise ended.retval
+    return EagerResult(
+        message.id,
+        ended.retval,
+        ended.outcome.state,
+        traceback=ended.einfo.traceback if ended.einfo is not None else None,
+        name=task.name,
+        children=request.__dict__.get("children", ()),
+    )
+
+
+def apply_async(
+    app: Any, task: Any, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> EagerResult[Any]:
+    """Run *task* instead of sending it; what it gets has gone through the serializer, as it would have."""
+    publication = app.prepare(task.name, args, kwargs, options)
+    args, kwargs, _ = app.coder.read(publication.message)
+    with current.joining(allowed=False):
+        return apply(app, task, args, kwargs, {**options, "task_id": publication.message.id})
+
+
+def _settle(app: Any, ended: Ended) -> None:
+    """Do what a worker's parent would do with the outcome."""
+    for publication in ended.outcome.follow_ups:
+        if app.conf.task_always_eager:
+            _run(app, publication)
+        else:
+            app.publish([publication])
+    if ended.outcome.records:
+        app.backend.keep(ended.outcome.records)
+
+
+def _run(app: Any, publication: Publication) -> None:
+    """Run a follow-up here."""
+    message = publication.message
+    args, kwargs, embed = app.coder.read(message)
+    options = {
+        "task_id": message.id,
+        "root_id": message.root_id,
+        "parent_id": message.parent_id,
+        "group_id": message.group,
+        "group_index": message.group_index,
+        "headers": message.headers,
+        "link": embed.get("callbacks"),
+        "link_error": embed.get("errbacks"),
+        "chain": embed.get("chain"),
+        "chord": embed.get("chord"),
+        "retries": message.retries,
+        "ignore_result": message.ignore_result,
+    }
+    apply(app, app.tasks[message.task], args, kwargs, options, throw=False)
+
+
+def _without_delay(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in {"countdown", "eta"}}

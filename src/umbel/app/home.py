@@ -1,0 +1,32 @@
+"""Find the place of the embedded queue: beside the module that creates the app."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+__all__ = ["find_home"]
+
+
+def find_home(app: Any, main: str | None) -> tuple[Path, str]:
+    """Return the folder that *app* is at home in, and the name of its embedded queue there.
+
+    To be called within its constructor. The folder is that of the module which calls the constructor, wherever the
+    process was started, so that a web server and a worker meet there; at a prompt it is the current directory.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _constructs(frame, app):
+        frame = frame.f_back
+    file = frame.f_globals.get("__file__") if frame is not None else None
+    folder = Path(file).absolute().parent if file else Path.cwd()
+    name = main if main and main != "__main__" else Path(file).stem if file else "umbel"
+    return folder, re.sub(r"[^A-Za-z0-9._-]", "_", name) + ".umbel.db"
+
+
+def _constructs(frame: FrameType, app: Any) -> bool:
+    """Tell whether *frame* is the constructor of *app*, or that of its subclass."""
+    code = frame.f_code
+    return code.co_name == "__init__" and code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is app

@@ -1,0 +1,78 @@
+"""Choose broker and result store by the scheme of a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from umbel._names import close_match
+from umbel._repr import mask_url
+from umbel.backends.base import Backend
+from umbel.backends.memory import MemoryBackend
+from umbel.brokers.base import Broker
+from umbel.brokers.memory import MemoryBroker, MemoryStores
+from umbel.exceptions import ImproperlyConfigured
+
+__all__ = ["Site", "open_backend", "open_broker", "same_server"]
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """What opening a broker or a store may need beside its URL."""
+
+    home: Path  # the folder that relative file names are relative to
+    memory: MemoryStores  # the memory stores of this app
+    options: Mapping[str, Any]  # `broker_transport_options` or `result_backend_transport_options`
+
+
+OpenBroker: TypeAlias = Callable[[str, Site], Broker]
+"""Opens a connection to the broker at a URL."""
+
+OpenBackend: TypeAlias = Callable[[str, Site], Backend]
+"""Opens a connection to the result store at a URL."""
+
+
+def _memory_broker(url: str, site: Site) -> Broker:
+    return MemoryBroker(site.memory.at(url))
+
+
+def _memory_backend(url: str, site: Site) -> Backend:
+    return MemoryBackend(site.memory.at(url))
+
+
+_BROKERS: Final[dict[str, OpenBroker]] = {"memory": _memory_broker}
+_BACKENDS: Final[dict[str, OpenBackend]] = {"memory": _memory_backend, "cache+memory": _memory_backend}
+
+
+def open_broker(url: str, site: Site) -> Broker:
+    """Return a connection to the broker at *url*.
+
+    Raises:
+        ImproperlyConfigured: nothing here knows its scheme.
+        MissingExtra: what it needs is not installed.
+        OperationalError: it cannot be reached now.
+    """
+    return _find("broker", url, _BROKERS)(url, site)
+
+
+def open_backend(url: str, site: Site) -> Backend:
+    """Return a connection to the result store at *url*; raises as `open_broker` does."""
+    return _find("result backend", url, _BACKENDS)(url, site)
+
+
+def same_server(broker_url: str, backend_url: str | None) -> bool:
+    """Return whether results lie beside the messages, so that one write can settle both."""
+    return backend_url is not None and broker_url.partition("?")[0] == backend_url.partition("?")[0]
+
+
+def _find(what: str, url: str, known: Mapping[str, Any]) -> Any:
+    scheme = url.partition("://")[0] if "://" in url else url.partition(":")[0]
+    if scheme in known:
+        return known[scheme]
+    meant = close_match(scheme, known)
+    hint = f"did you mean {meant!r}? " if meant else ""
+    raise ImproperlyConfigured(
+        f"no {what} is called {scheme!r} (in the URL {mask_url(url)!r}); {hint}There are: {', '.join(sorted(known))}."
+    )

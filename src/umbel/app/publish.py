@@ -1,0 +1,322 @@
+"""Turn a call into a publication: the road from ``delay`` to the broker, without the broker."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from umbel import current, signals
+from umbel._names import anon_nodename, uuid
+from umbel._repr import safe_repr
+from umbel._time import as_moment, now
+from umbel.app.queues import Queue
+from umbel.app.routes import Router
+from umbel.brokers.base import Publication
+from umbel.exceptions import CeleryWarning
+from umbel.execution.plan import Body
+from umbel.wire.message import Message, Route
+from umbel.wire.topology import Topology
+
+__all__ = ["PUBLISH_OPTIONS", "Encoder", "Publisher"]
+
+_EARLIEST: Final = -2147483648  # seconds; what peers can count back
+
+PUBLISH_OPTIONS: Final = frozenset(
+    """
+    add_to_parent argsrepr chain chord compression confirm_timeout connection countdown declare delivery_mode eta
+    exchange exchange_type expires group_id group_index headers ignore_result immediate kwargsrepr link link_error
+    mandatory origin parent_id priority producer publisher queue replaced_task_nesting reply_to result_cls retries
+    retry retry_policy root_id route_name router routing_key serializer shadow soft_time_limit stamped_headers
+    task_id task_type time_limit timeout
+    """.split()
+)
+"""What `apply_async` understands; every other option travels as a message property."""
+
+_DELIVERY_MODES: Final = {"persistent": 2, "transient": 1}
+
+
+class Encoder(Protocol):
+    """Encode the body of a message, and compress it."""
+
+    def __call__(self, body: Any, *, serializer: str, compression: str | None) -> tuple[bytes, str, str, str | None]:
+        """Return the bytes, their content type and encoding, and the MIME name of their compression."""
+
+
+class Publisher:
+    """Makes publications for one app, by the settings as they are; a change of settings makes a new one."""
+
+    def __init__(self, app: Any, router: Router, encode: Encoder) -> None:
+        """Take the *app* for its settings, tasks and thread ids, and *encode* for bodies."""
+        conf = app.conf
+        self._app = app
+        self._router = router
+        self._encode = encode
+        self._serializer: str = conf.task_serializer
+        self._compression: str | None = conf.task_compression
+        self._delivery_mode = _delivery_mode(conf.task_default_delivery_mode)
+        self._inherits_priority: bool = conf.task_inherit_parent_priority
+        self._repr_levels: int = conf.task_repr_maxlevels or 1 << 20
+        self._direct: dict[str, tuple[dict[str, Any], Route, Queue | None]] = {}  # by task name
+        self._origin = ""
+        self._origin_pid = 0
+        self.needs: dict[Route, Topology] = {}  # what must be declared before publishing there
+
+    def prepare(
+        self,
+        name: str,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        *,
+        task: Any = None,
+    ) -> Publication:
+        """Return the publication of a call of the task *name*, with options as `Task.apply_async` takes them.
+
+        *task* is the registered task, for its defaults; None = unknown here. Nothing is sent. Raises as `compose`,
+        and EncodeError when the arguments cannot travel.
+        """
+        message, route, body = self.compose(name, args, kwargs, options, task=task)
+        if signals.before_task_publish.receivers:
+            message, route = self._announce(message, route, body, options)
+        serializer = options.get("serializer") or getattr(task, "serializer", None) or self._serializer
+        compression = options.get("compression") or getattr(task, "compression", None) or self._compression
+        encoded, content_type, content_encoding, compressed = self._encode(
+            body, serializer=serializer, compression=compression
+        )
+        return Publication(
+            message=msgspec.structs.replace(
+                message,
+                body=encoded,
+                content_type=content_type,
+                content_encoding=content_encoding,
+                compression=compressed,
+            ),
+            route=route,
+        )
+
+    def compose(
+        self,
+        name: str,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        *,
+        task: Any = None,
+    ) -> tuple[Message, Route, Body]:
+        """Return the message without its body, where it goes, and what its body will be.
+
+        Raises:
+            TypeError: *args* is neither list nor tuple, *kwargs* no mapping.
+            ValueError: a time or limit makes no sense.
+            QueueNotFound: the route names an unknown queue.
+        """
+        args = () if args is None else args
+        kwargs = {} if kwargs is None else kwargs
+        if not isinstance(args, (list, tuple)):
+            raise TypeError(f"task args must be a list or tuple, not {args!r}")
+        if not isinstance(kwargs, Mapping):
+            raise TypeError(f"task kwargs must be a mapping, not {kwargs!r}")
+        given, route, queue = self._routed(name, args, kwargs, options, task)
+        get = given.get
+        task_id = get("task_id") or uuid()
+
+        eta = get("eta")
+        expires = given["expires"] if "expires" in given else getattr(task, "expires", None)
+        if eta is not None or expires is not None or get("countdown"):
+            eta, expires = self._times(name, task_id, get("countdown"), eta, expires)
+        hard = given["time_limit"] if "time_limit" in given else getattr(task, "time_limit", None)
+        soft = given["soft_time_limit"] if "soft_time_limit" in given else getattr(task, "soft_time_limit", None)
+        if hard is not None and soft is not None and soft > hard:
+            raise ValueError(f"soft_time_limit ({soft} s) of task {name!r} must be less than its time_limit ({hard} s)")
+
+        root_id, parent_id, priority = get("root_id"), get("parent_id"), get("priority")
+        frame = current.current_frame()
+        if frame is not None:
+            root_id, parent_id, priority = self._inherited(frame.request, root_id, parent_id, priority)
+        if priority is None:
+            priority = getattr(task, "priority", None)
+        ignore_result = get("ignore_result")
+        if ignore_result is None:
+            ignore_result = getattr(task, "ignore_result", False)
+        delivery_mode = get("delivery_mode")
+        shadow = get("shadow")
+        if shadow is None and task is not None:
+            shadow = task.shadow_name(args, kwargs, options)
+        stamped_headers = get("stamped_headers")
+        message = Message(
+            id=task_id,
+            task=name,
+            body=b"",
+            eta=eta,
+            expires=expires,
+            retries=get("retries") or 0,
+            hard_limit=hard,
+            soft_limit=soft,
+            root_id=root_id or task_id,
+            parent_id=parent_id,
+            group=get("group_id"),
+            group_index=get("group_index"),
+            shadow=shadow,
+            argsrepr=get("argsrepr") or safe_repr(args, maxlevels=self._repr_levels),
+            kwargsrepr=get("kwargsrepr") or safe_repr(kwargs, maxlevels=self._repr_levels),
+            origin=get("origin") or self._own_origin(),
+            ignore_result=bool(ignore_result),
+            replaced_task_nesting=get("replaced_task_nesting") or 0,
+            stamped_headers=None if stamped_headers is None else tuple(stamped_headers),
+            stamps={} if not stamped_headers else {key: get(key) for key in stamped_headers},
+            headers=get("headers") or {},
+            reply_to=get("reply_to") or self._app.thread_oid,
+            priority=priority,
+            delivery_mode=_delivery_mode(delivery_mode)
+            if delivery_mode is not None
+            else (queue and queue.delivery_mode) or self._delivery_mode,
+            properties={}
+            if given.keys() <= PUBLISH_OPTIONS
+            else {
+                key: value
+                for key, value in given.items()
+                if key not in PUBLISH_OPTIONS and key not in (stamped_headers or ())
+            },
+        )
+        embed = {
+            "callbacks": _as_list(get("link")),
+            "errbacks": _as_list(get("link_error")),
+            "chain": get("chain"),
+            "chord": get("chord"),
+        }
+        return message, route, (args, kwargs, embed)
+
+    # -- where to
+
+    def _routed(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], task: Any
+    ) -> tuple[Mapping[str, Any], Route, Queue | None]:
+        """Return the options completed by routes, and where they lead."""
+        # Most tasks always go the same way, so it is looked up once for each name (benchmark enqueue: 4 µs of 20).
+        if self._router.by_name_only and _ROUTING.isdisjoint(options):
+            known = self._direct.get(name)
+            if known is None:
+                extra = self._router.lookup(name, args, kwargs, options, task)
+                known = (_without_routing(extra), *self._destination(extra, task))
+                if len(self._direct) < _REMEMBERED:
+                    self._direct[name] = known
+            extra, route, queue = known
+            return (_completed(extra, options) if extra else options), route, queue
+        router = options.get("router") or self._router
+        completed = _completed(router.lookup(name, args, kwargs, options, task), options)
+        return completed, *self._destination(completed, task)
+
+    def _destination(self, options: Mapping[str, Any], task: Any) -> tuple[Route, Queue | None]:
+        own = {key: getattr(task, key, None) for key in ("queue", "exchange", "routing_key", "exchange_type")}
+        route, queue = self._router.destination(_completed({k: v for k, v in own.items() if v is not None}, options))
+        self._note(route, queue)
+        return route, queue
+
+    def _note(self, route: Route, queue: Queue | None) -> None:
+        """Remember what must be declared before anything can be published to *route*."""
+        if route in self.needs:
+            return
+        if queue is not None:
+            needed = [] if queue.exists_by_itself or queue.broadcast else [queue]
+        else:  # an exchange with nothing bound to it would drop the message
+            needed = [each for each in self._router.queues.values() if _is_bound(each, route.exchange)]
+        if needed:
+            self.needs[route] = Topology.of(*(each.topology for each in needed))
+
+    # -- when
+
+    def _times(
+        self, name: str, task_id: str, countdown: float | None, eta: Any, expires: Any
+    ) -> tuple[datetime | None, datetime | None]:
+        zone = self._app.timezone
+        moment = now(zone)
+        if countdown:
+            _check_range("countdown", countdown)
+            eta = as_moment(countdown, now=moment)
+        elif eta is not None and not isinstance(eta, str):
+            eta = as_moment(eta, now=moment).astimezone(zone)
+        elif eta is not None:
+            eta = as_moment(eta, now=moment)
+        if expires is not None:
+            if isinstance(expires, (int, float)):
+                _check_range("expires", expires)
+            expires = as_moment(expires, now=moment)
+            if expires <= moment:
+                warnings.warn(
+                    f"task {name}[{task_id}] expires at {expires.isoformat()}, which has passed: it will not run",
+                    CeleryWarning,
+                    stacklevel=_USER_CODE,
+                )
+        return eta, expires
+
+    # -- from whom
+
+    def _inherited(
+        self, request: Any, root_id: str | None, parent_id: str | None, priority: int | None
+    ) -> tuple[str | None, str | None, int | None]:
+        """Return root, parent and priority, taken from the running task where the call does not say."""
+        if request.called_directly and request.id is None:
+            return root_id, parent_id, priority
+        if root_id is None:
+            root_id = request.root_id or request.id
+        if parent_id is None:
+            parent_id = request.id
+        if priority is None and self._inherits_priority:
+            priority = (request.delivery_info or {}).get("priority")
+        return root_id, parent_id, priority
+
+    def _own_origin(self) -> str:
+        if self._origin_pid != os.getpid():
+            self._origin_pid = os.getpid()
+            self._origin = anon_nodename()
+        return self._origin
+
+    # -- who listens
+
+    def _announce(
+        self, message: Message, route: Route, body: Body, options: Mapping[str, Any]
+    ) -> tuple[Message, Route]:
+        """Tell listeners what is about to be published; they may change headers, properties and body in place."""
+        raise NotImplementedError
+
+
+_ROUTING: Final = frozenset({"queue", "exchange", "exchange_type", "routing_key", "router"})
+_REMEMBERED: Final = 10_000  # names; foreign ones given to send_task must not fill our memory
+_USER_CODE: Final = 6  # frames from a warning of ours to the caller of delay
+
+
+_CANCELS: Final = frozenset({"expires", "soft_time_limit", "time_limit"})  # None means none, not: as usual
+
+
+def _completed(extra: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *extra* overruled by the *options* of the call, where these say something."""
+    said = {key: value for key, value in options.items() if value is not None or key in _CANCELS}
+    return {**extra, **said}
+
+
+def _without_routing(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in _ROUTING}
+
+
+def _as_list(value: Any) -> list[Any] | None:
+    if value is None or isinstance(value, list):
+        return value or None
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+def _delivery_mode(mode: Any) -> int:
+    return _DELIVERY_MODES[mode] if isinstance(mode, str) else int(mode)
+
+
+def _is_bound(queue: Queue, exchange: str) -> bool:
+    return queue.exchange.name == exchange or any(binding.source == exchange for binding in queue.bindings)
+
+
+def _check_range(option: str, seconds: float) -> None:
+    if seconds < _EARLIEST:
+        raise ValueError(f"{option} is {seconds}, which lies further back than {_EARLIEST} seconds")

@@ -1,0 +1,161 @@
+"""Read and write results from any thread, each time over a connection of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from umbel.app.coding import Coder
+from umbel.app.connections import Connections
+from umbel.backends.base import Backend, Watch
+from umbel.exceptions import ImproperlyConfigured
+from umbel.result import GroupResult
+from umbel.wire.record import Record
+
+__all__ = ["ResultStore"]
+
+Meta = dict[str, Any]
+
+
+class ResultStore:
+    """Where an app's results are kept (``app.backend``); safe in every thread and after a fork."""
+
+    def __init__(self, open: Callable[[], Backend | None], coder: Coder, *, expires: float | None) -> None:
+        """Have *open* make connections; it returns None where results are not kept. *expires* is in seconds."""
+        self._connections: Connections[Backend] = Connections(lambda: _required(open()))
+        self._coder = coder
+        self._expires = expires
+
+    # -- what `umbel.result` needs
+
+    def metas(self, ids: Iterable[str]) -> dict[str, Meta]:
+        """Return what is known of *ids*; unknown ones are left out.
+
+        Raises:
+            ImproperlyConfigured: results are not kept.
+            BackendError: the store does not answer.
+        """
+        with self._connections.lend() as backend:
+            return self._decoded(backend.fetch(list(ids)))
+
+    @contextmanager
+    def waiting(self, ids: Iterable[str]) -> Iterator[_Waiting]:
+        """Wait for *ids* inside the block."""
+        with self._connections.lend() as backend:
+            watch = backend.watch(list(ids))
+            try:
+                yield _Waiting(backend, watch, self._decoded)
+            finally:
+                watch.close()
+
+    def forget(self, *ids: str) -> None:
+        """Delete what is known of *ids*."""
+        with self._connections.lend() as backend:
+            backend.forget(ids)
+
+    def save_group(self, group_id: str, result: GroupResult) -> None:
+        """Keep a group's result until results expire."""
+        with self._connections.lend() as backend:
+            backend.save_group(group_id, self._coder.write_group(result.as_tuple()), expires=self._expires)
+
+    def restore_group(self, group_id: str) -> Any:
+        """Return a kept group's result tuple, or None."""
+        with self._connections.lend() as backend:
+            payload = backend.fetch_group(group_id)
+        return None if payload is None else self._coder.read_group(payload)
+
+    def delete_group(self, group_id: str) -> None:
+        """Forget a kept group."""
+        with self._connections.lend() as backend:
+            backend.forget_group(group_id)
+
+    # -- what tasks and people need, under Celery's names
+
+    def store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: str | None = None,
+        request: Any = None,
+        **fields: Any,
+    ) -> Any:
+        """Store *state* of a task with *result* (a value, an exception, or what `Task.update_state` says)."""
+        payload = self._coder.write(
+            task_id=task_id,
+            state=state,
+            result=result,
+            traceback=traceback,
+            children=[child.as_tuple() for child in getattr(request, "children", None) or ()],
+            group_id=getattr(request, "group", None),
+            parent_id=getattr(request, "parent_id", None),
+            extended=fields or None,
+        )
+        record = Record(
+            id=task_id,
+            state=state,
+            payload=payload,
+            expires=self._expires,
+            reply_to=getattr(request, "reply_to", None),
+        )
+        self.keep([record])
+        return result
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Store *records*."""
+        with self._connections.lend() as backend:
+            backend.store(records)
+
+    def get_task_meta(self, task_id: str) -> Meta:
+        """Return all that is known of a task; a PENDING one where nothing is."""
+        return self.metas([task_id]).get(task_id) or {"status": "PENDING", "result": None}
+
+    def get_state(self, task_id: str) -> str:
+        """Return the state of a task."""
+        return self.get_task_meta(task_id)["status"]  # type: ignore[no-any-return]  # the store's text
+
+    get_status = get_state
+
+    def get_result(self, task_id: str) -> Any:
+        """Return the value of a task, or its exception."""
+        return self.get_task_meta(task_id)["result"]
+
+    def get_traceback(self, task_id: str) -> str | None:
+        """Return the traceback of a failed task."""
+        return self.get_task_meta(task_id).get("traceback")
+
+    def cleanup(self) -> int:
+        """Delete what has expired; return how many records."""
+        with self._connections.lend() as backend:
+            return backend.cleanup()
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self._connections.close()
+
+    def _decoded(self, payloads: Mapping[str, bytes]) -> dict[str, Meta]:
+        return {task_id: self._coder.read_meta(payload) for task_id, payload in payloads.items()}
+
+
+class _Waiting:
+    """A wait for some tasks over one connection."""
+
+    def __init__(self, backend: Backend, watch: Watch, decoded: Callable[[Mapping[str, bytes]], dict[str, Meta]]) -> None:
+        self._backend = backend
+        self._decoded = decoded
+        self.wait = watch.wait
+        self.fileno = watch.fileno
+
+    def metas(self, ids: Iterable[str]) -> dict[str, Meta]:
+        wanted = list(ids)
+        return self._decoded(self._backend.fetch(wanted)) if wanted else {}
+
+
+def _required(backend: Backend | None) -> Backend:
+    if backend is None:
+        raise ImproperlyConfigured(
+            "no result backend is configured, so nothing is known of any result. Set 'result_backend', "
+            "or let the task say ignore_result=True if nobody needs its result."
+        )
+    return backend
