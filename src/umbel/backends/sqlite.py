@@ -1,0 +1,198 @@
+"""Keep outcomes in the SQLite file of the queue, and wake who waits for them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from umbel.backends.base import BackendFeatures
+from umbel.brokers.sqlite_file import Database, Location
+from umbel.brokers.sqlite_results import Sweeper, ring_results, store_records
+from umbel.brokers.wakeup import RESULTS, Bell, interest
+from umbel.exceptions import BackendError, OperationalError
+from umbel.wire.record import Record
+
+__all__ = ["SqliteBackend"]
+
+_TIDY: Final = 5.0  # seconds between two looks for expired records when little is stored
+_TIDY_PATIENCE: Final = 0.2  # seconds to wait for other writers for what could as well be done later
+_CHUNK: Final = 500  # ids in one statement
+_POLL: Final = 0.02  # seconds between two looks where nobody can wake us
+
+_decode_ids: Final = msgspec.msgpack.Decoder(list[str]).decode
+
+
+class SqliteBackend:
+    """A connection to the results in a SQLite file: the port `Backend`."""
+
+    features = BackendFeatures(push=True, expires=True, groups=True)
+
+    def __init__(self, location: Location, *, clock: Callable[[], float] = time.time) -> None:
+        """Take the time from *clock*, a callable that returns unix seconds. The file is opened when it is needed."""
+        self._database = Database(location)
+        self._clock = clock
+        self._closed = False
+        self._sweeper = Sweeper()
+        self._tidy_at = time.monotonic() + _TIDY
+        self._spare: list[Bell] = []  # of waits that ended; a program mostly waits for one task after the other
+        self._pid = os.getpid()
+
+    def store(self, records: Sequence[Record]) -> None:
+        now = self._clock()
+        with self._use() as database:
+            if not records:
+                return
+            database.write(store_records, records, now)
+            self._sweeper.count(records)
+            if database.board is not None:
+                ring_results(database.board, [record.id for record in records])
+            if self._sweeper.is_urgent or time.monotonic() >= self._tidy_at:
+                self._tidy(now)
+
+    def fetch(self, ids: Collection[str]) -> dict[str, bytes]:
+        wanted = list(ids)
+        found: dict[str, bytes] = {}
+        with self._use() as database:
+            for start in range(0, len(wanted), _CHUNK):
+                some = wanted[start : start + _CHUNK]
+                marks = ", ".join("?" * len(some))
+                sql = f"SELECT id, payload FROM results WHERE id IN ({marks}) AND ifnull(until > ?, 1)"  # noqa: S608
+                found.update(database.rows(sql, (*some, self._clock())))
+        return found
+
+    def forget(self, ids: Iterable[str]) -> None:
+        gone = [(task_id,) for task_id in ids]
+        with self._use() as database:
+            database.write(lambda connection: connection.executemany("DELETE FROM results WHERE id = ?", gone))
+
+    def watch(self, ids: Collection[str]) -> SqliteWatch:
+        with self._use() as database:
+            return SqliteWatch(database, frozenset(ids), self._spare)
+
+    def save_group(self, group_id: str, payload: bytes, *, expires: float | None = None) -> None:
+        until = None if expires is None else self._clock() + expires
+        with self._use() as database:
+            database.run(
+                "INSERT OR REPLACE INTO groups (id, until, payload) VALUES (?, ?, ?)", (group_id, until, payload)
+            )
+
+    def fetch_group(self, group_id: str) -> bytes | None:
+        sql = "SELECT payload FROM groups WHERE id = ? AND ifnull(until > ?, 1)"
+        with self._use() as database:
+            rows = database.rows(sql, (group_id, self._clock()))
+        return rows[0][0] if rows else None
+
+    def forget_group(self, group_id: str) -> None:
+        with self._use() as database:
+            database.run("DELETE FROM groups WHERE id = ?", (group_id,))
+
+    def cleanup(self) -> int:
+        now = self._clock()
+        gone = 0
+        with self._use() as database:
+            sweeper = Sweeper()
+            while True:  # in bites, so that others may write meanwhile
+                gone += database.write(sweeper.sweep, now)
+                if sweeper.is_around:
+                    return gone
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for bell in self._spare:
+            bell.close()
+        self._spare.clear()
+        self._database.close()
+
+    @contextmanager
+    def _use(self) -> Iterator[Database]:
+        if self._closed:
+            raise RuntimeError("this SQLite backend is closed: open another one")
+        if self._pid != os.getpid():  # forked: the bells are our parent's
+            self._pid = os.getpid()
+            while self._spare:
+                self._spare.pop().close()
+        try:
+            yield self._database
+        except OperationalError as exc:
+            raise BackendError(str(exc)) from exc
+
+    def _tidy(self, now: float) -> None:
+        self._tidy_at = time.monotonic() + _TIDY
+        try:
+            self._database.write_within(_TIDY_PATIENCE, self._sweeper.sweep, now)
+        except OperationalError:
+            pass  # the next time is soon enough
+
+
+class SqliteWatch:
+    """A caller's wait for some tasks."""
+
+    def __init__(self, database: Database, ids: frozenset[str], spare: list[Bell]) -> None:
+        self._database = database
+        self._ids = ids
+        self._spare = spare
+        self._pid = os.getpid()
+        self._bell: Bell | None = spare.pop() if spare else Bell(database.board, RESULTS)
+        self._bell.drain()
+        self._bell.arm(interest(ids))
+        self._version = self._look() if self._bell.deaf else 0
+
+    def wait(self, timeout: float | None) -> set[str]:
+        bell = self._bell
+        if bell is None:
+            return set()
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            changed = self._poll() if bell.deaf else self._changed(bell)
+            if changed:
+                return changed
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return set()
+            if bell.deaf:
+                left = _POLL if left is None else min(left, _POLL)
+            bell.wait(left)
+
+    def fileno(self) -> int | None:
+        bell = self._bell
+        if bell is None:
+            raise RuntimeError("this watch is closed: watch again")
+        return None if bell.deaf else bell.fileno()
+
+    def close(self) -> None:
+        bell, self._bell = self._bell, None
+        if bell is None:
+            return
+        if bell.deaf or self._pid != os.getpid() or len(self._spare) >= 1:
+            bell.close()
+        else:
+            bell.arm(0)
+            self._spare.append(bell)
+
+    def _changed(self, bell: Bell) -> set[str]:
+        datagrams, lost = bell.drain()
+        changed: set[str] = set()
+        for datagram in datagrams:
+            if not datagram:
+                lost = True
+            else:
+                changed.update(_decode_ids(datagram))
+        return set(self._ids) if lost else changed & self._ids
+
+    def _poll(self) -> set[str]:
+        version = self._look()
+        if version == self._version:
+            return set()
+        self._version = version
+        return set(self._ids)
+
+    def _look(self) -> int:
+        """Return a number that another one follows when anybody else has written."""
+        return int(self._database.rows("PRAGMA data_version")[0][0])
