@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from umbel.canvas.join import fold
+from umbel.canvas.place import steps_of
 from umbel.canvas.send import is_eager, send
 from umbel.canvas.signature import Signature, maybe_signature
 from umbel.states import IGNORED, REJECTED
@@ -65,14 +66,8 @@ class chain(Signature, metaclass=_Folding):  # noqa: N801 - Celery's name
         """The task ``celery.chain``, which stands for chains and is never run."""
         return self._type or self.app.tasks["celery.chain"]
 
-    @property
-    def app(self) -> Any:
-        """The app of the chain, or of the first step that has one."""
-        return self._app or next((step._app for step in self.tasks if step._app), None) or super().app
-
-    @app.setter
-    def app(self, app: Any) -> None:
-        self._app = app
+    def _own_app(self) -> Any:
+        return self._app or next((app for app in (step._own_app() for step in self.tasks) if app), None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Send it; None when it is empty."""
@@ -105,8 +100,6 @@ class chain(Signature, metaclass=_Folding):  # noqa: N801 - Celery's name
         return last
 
     def _steps_to_apply(self) -> list[Any]:
-        from umbel.canvas.place import steps_of
-
         return [maybe_signature(step, self._app) for step in steps_of(self.tasks)]
 
     def clone(self, *args: Any, **options: Any) -> Any:

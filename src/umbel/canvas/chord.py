@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from umbel.canvas.group import Members, group
+from umbel.canvas.place import width_of
 from umbel.canvas.send import is_eager, send
 from umbel.canvas.signature import Signature, maybe_signature
 
@@ -64,19 +65,12 @@ class chord(Signature):  # noqa: N801 - Celery's name
         """The task ``celery.chord``, which stands for chords."""
         return self._type or self.app.tasks["celery.chord"]
 
-    @property
-    def app(self) -> Any:
-        """The app of the chord, or of its header's first member, or of its body."""
+    def _own_app(self) -> Any:
         if self._app is not None:
             return self._app
-        tasks = self.tasks
-        if isinstance(tasks, (list, tuple)) and tasks:
-            return tasks[0].app
-        return self.body.app if self.body is not None else super().app
-
-    @app.setter
-    def app(self, app: Any) -> None:
-        self._app = app
+        parts = [] if isinstance(self.tasks, Members) else list(self.tasks)
+        parts += [] if self.body is None else [self.body]
+        return next((app for app in (part._own_app() for part in parts) if app), None)
 
     def __call__(self, body: Any = None, **options: Any) -> Any:
         """Send it, with *body* where one is given."""
@@ -155,6 +149,4 @@ class chord(Signature):  # noqa: N801 - Celery's name
 
     def __length_hint__(self) -> int:
         """Return how many results the body waits for (API-279)."""
-        from umbel.canvas.place import width_of
-
         return sum(width_of(task) for task in self.tasks)

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from umbel._names import uuid
 from umbel.canvas.call import Call
 from umbel.canvas.merge import merged
-from umbel.canvas.place import App, Place, header_tasks, place
+from umbel.canvas.place import App, Place, place
 
 __all__ = ["expand"]
 
-_FOR_THE_RESULT = ("task_id",)
-_FOR_ALL = ("root_id", "parent_id")
+_ITS_OWN = frozenset({"task_id", "group_id", "group_index", "reply_to", "chord", "root_id", "parent_id"})
 
 
 def expand(
-    signature: Any,
     app: App,
+    signature: Any,
     args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Iterator[Call]]:
     """Return the handle of what *signature* comes to, and the calls that start it, with *args* before its own.
 
@@ -44,19 +44,16 @@ def _stream(
     group: Any, app: App, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any], task_id: str | None
 ) -> tuple[Any, Iterator[Call]]:
     """As `expand`, for a group that stands alone: each member is placed when its turn comes."""
-    results: list[Any] = []
-    empty = group.copy()
-    empty["kwargs"] = {"tasks": []}
-    first = place(empty, app, Place(), task_id=task_id)
-    group_id = first.signature["options"]["task_id"]
-    result = app.GroupResult(group_id, results)
+    group_id = group["options"].get("task_id") or task_id or uuid()
+    result = app.GroupResult(group_id, [])
+    options = {**_own(group), **options}
 
     def calls() -> Iterator[Call]:
         index = 0
         for task in group["kwargs"]["tasks"]:
-            member = place(_as_group(task), app, Place(group_id=group_id, group_index=index))
+            member = place(_as_group(task), app, Place(group_index=index), task_id=group_id)
             index += member.width
-            results.extend(member.result.results)
+            result.results.extend(member.result.results)
             yield from _calls(member.signature, args, kwargs, options)
 
     return result, calls()
@@ -71,9 +68,9 @@ def _calls(signature: Any, args: Sequence[Any], kwargs: Mapping[str, Any], optio
                 options = {**options, "chain": [*(options.get("chain") or ()), *reversed(rest)]}
             yield from _calls(first, args, kwargs, options)
         case "group":
-            own = {**_without(signature["options"], _FOR_THE_RESULT), **options}
+            own, group_id = {**_own(signature), **options}, signature["options"]["task_id"]
             for member in signature["kwargs"]["tasks"]:
-                yield from _calls(member, args, kwargs, own)
+                yield from _calls(_at_end(member, {"group_id": group_id}), args, kwargs, own)
         case "chord":
             yield from _chord_calls(signature, args, kwargs, options)
         case _:
@@ -86,34 +83,39 @@ def _chord_calls(
 ) -> Iterator[Call]:
     """Yield the header's calls, each carrying the body; of an empty header, the body's own calls with no results."""
     body = chord["kwargs"]["body"]
-    rest = options.pop("chain", None) if "chain" in options else None
+    own = {**_own(chord), **options}
+    rest = own.pop("chain", None)
     if rest:
         body = _then(body, rest)
-    own = {**_without(chord["options"], _FOR_THE_RESULT), **options}
-    members = header_tasks(chord)
+    header = chord["kwargs"]["header"]
+    group_id = header["options"]["task_id"]
+    if body["subtask_type"] is None and not body["options"].get("group_id"):
+        body = _with_options(body, {"group_id": group_id})  # peers read it (PRT-071)
+    members = header["kwargs"]["tasks"]
     if not members:
         yield from _calls(body, ([],), {}, own)
         return
     for member in members:
-        yield from _calls(_waited_for(member, body), args, kwargs, own)
+        yield from _calls(_at_end(member, {"group_id": group_id, "chord": body}), args, kwargs, own)
 
 
-def _waited_for(member: Any, body: Any) -> Any:
-    """Return a placed header member whose end tells the chord's *body*."""
-    made = member.copy()
+def _at_end(member: Any, options: Mapping[str, Any]) -> Any:
+    """Return a placed member with *options* where its value comes from; a group it is in already stays."""
+    kwargs = member["kwargs"]
     match member["subtask_type"]:
         case "chain":
-            *before, last = member["kwargs"]["tasks"]
-            made["kwargs"] = {**member["kwargs"], "tasks": [*before, _waited_for(last, body)]}
+            *before, last = kwargs["tasks"]
+            kwargs = {**kwargs, "tasks": [*before, _at_end(last, options)]}
         case "group":
-            made["kwargs"] = {
-                **member["kwargs"],
-                "tasks": [_waited_for(inner, body) for inner in member["kwargs"]["tasks"]],
-            }
+            kwargs = {**kwargs, "tasks": [_at_end(inner, options) for inner in kwargs["tasks"]]}
         case "chord":
-            made["kwargs"] = {**member["kwargs"], "body": _waited_for(member["kwargs"]["body"], body)}
+            kwargs = {**kwargs, "body": _at_end(kwargs["body"], options)}
         case _:
-            made["options"] = {**member["options"], "chord": body}
+            if member["options"].get("group_id"):
+                options = {key: value for key, value in options.items() if key != "group_id"}
+            return _with_options(member, options)
+    made = member.copy()
+    made["kwargs"] = kwargs
     return made
 
 
@@ -123,7 +125,7 @@ def _then(body: Any, rest: Sequence[Any]) -> Any:
     if body["subtask_type"] == "chain":
         made["kwargs"] = {**body["kwargs"], "tasks": [*body["kwargs"]["tasks"], *reversed(rest)]}
     else:
-        made["options"] = {**body["options"], "chain": [*(body["options"].get("chain") or ()), *rest]}
+        return _with_options(body, {"chain": [*(body["options"].get("chain") or ()), *rest]})
     return made
 
 
@@ -138,5 +140,12 @@ def _as_group(task: Any) -> dict[str, Any]:
     }
 
 
-def _without(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key not in names}
+def _with_options(signature: Any, options: Mapping[str, Any]) -> Any:
+    made = signature.copy()
+    made["options"] = {**signature["options"], **options}
+    return made
+
+
+def _own(signature: Any) -> dict[str, Any]:
+    """Return the options of a group or chord that are for its members: all but its own place and id."""
+    return {key: value for key, value in signature["options"].items() if key not in _ITS_OWN}

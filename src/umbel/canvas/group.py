@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from umbel._names import uuid
 from umbel.canvas.send import is_eager, send
 from umbel.canvas.signature import Signature, maybe_signature
 
@@ -99,16 +100,10 @@ class group(Signature):  # noqa: N801 - Celery's name
         """The task ``celery.group``, which stands for groups."""
         return self._type or self.app.tasks["celery.group"]
 
-    @property
-    def app(self) -> Any:
-        """The app of the group, or of its first member."""
-        if self._app is None and isinstance(self.tasks, (list, tuple)) and self.tasks:
-            return self.tasks[0].app
-        return super().app
-
-    @app.setter
-    def app(self, app: Any) -> None:
-        self._app = app
+    def _own_app(self) -> Any:
+        if self._app is not None or isinstance(self.tasks, Members):
+            return self._app
+        return next((app for app in (task._own_app() for task in self.tasks) if app), None)
 
     def __len__(self) -> int:
         """Return how many members it has."""
@@ -151,8 +146,6 @@ class group(Signature):  # noqa: N801 - Celery's name
         app = self.app
         options.pop("add_to_parent", None)
         results = [maybe_signature(task, app).apply(args, kwargs, **options) for task in self.tasks]
-        from umbel._names import uuid
-
         return app.GroupResult(self.id or uuid(), results)
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Any:

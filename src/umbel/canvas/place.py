@@ -12,7 +12,7 @@ import msgspec
 
 from umbel._names import uuid
 
-__all__ = ["App", "Place", "Placed", "header_tasks", "place", "steps_of"]
+__all__ = ["App", "Place", "Placed", "header_tasks", "place", "steps_of", "width_of"]
 
 
 class App(Protocol):
@@ -89,6 +89,20 @@ def header_tasks(chord: Mapping[str, Any]) -> Any:
     return header["kwargs"]["tasks"] if isinstance(header, Mapping) else header
 
 
+def width_of(signature: Mapping[str, Any]) -> int:
+    """Return how many results *signature* has in a group around it: one, or the members of a group at its end."""
+    match signature["subtask_type"]:
+        case "group":
+            return sum(width_of(task) for task in signature["kwargs"]["tasks"])
+        case "chain":
+            steps = steps_of(signature["kwargs"]["tasks"])
+            return width_of(steps[-1]) if steps else 0
+        case "chord":
+            return width_of(signature["kwargs"]["body"])
+        case _:
+            return 1
+
+
 # -- Each kind ---------------------------------------------------------------------------------------------------------
 
 
@@ -119,12 +133,13 @@ def _place_chain(signature: Any, app: App, where: Place, task_id: str | None) ->
 
 def _place_group(signature: Any, app: App, where: Place, task_id: str | None) -> Placed:
     group_id = signature["options"].get("task_id") or task_id or uuid()
-    inside = where.group_id or group_id  # within a group, its members are members of that one
+    # Its own id is not written into its members, which saves bytes: `expand` knows it. Within another group, its
+    # members are members of that one.
     index = where.group_index or 0
     members, results = [], []
     for task in signature["kwargs"]["tasks"]:
         for member in _members_of(task):
-            at = msgspec.structs.replace(where, group_id=inside, group_index=index)
+            at = msgspec.structs.replace(where, group_index=index)
             placed = place(member, app, at)
             if placed.result is None:  # an empty chain
                 continue
@@ -142,13 +157,8 @@ def _place_chord(signature: Any, app: App, where: Place, task_id: str | None) ->
         header = _group(header)
     first = place(header, app, Place(root_id=where.root_id))
     group_id = first.signature["options"]["task_id"]
-    body = signature["kwargs"]["body"]
-    if body["subtask_type"] is None:
-        # Celery names the header as the body's group unless it has one, and peers read it.
-        own = where if where.group_id else msgspec.structs.replace(where, group_id=group_id)
-        last = place(body, app, own, task_id=task_id)
-    else:
-        last = place(body, app, where, task_id=task_id)
+    body_id = task_id or signature["options"].get("task_id")
+    last = place(signature["kwargs"]["body"], app, where, task_id=body_id)
     _first_of(last.result).parent = first.result
     changed = _changed(signature, {"task_id": group_id}, header=first.signature, body=last.signature)
     return Placed(changed, last.result, last.width)

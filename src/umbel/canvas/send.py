@@ -27,7 +27,7 @@ def send(
     options = {key: value for key, value in options.items() if value is not None}
     add_to_parent = options.pop("add_to_parent", True)
     connection = {name: options.pop(name) for name in ("producer", "connection") if name in options}
-    result, calls = expand(signature, app, args, kwargs, options)
+    result, calls = expand(app, signature, args, options, kwargs)
     app.send_calls(calls, **connection)
     if add_to_parent and result is not None:
         parent = current.get_current_worker_task()

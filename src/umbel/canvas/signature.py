@@ -124,12 +124,15 @@ class Signature(dict[str, Any]):
 
     @property
     def app(self) -> Any:
-        """The app it is bound to, else the current one."""
-        return self._app if self._app is not None else current.get_current_app()
+        """The app it, or what it is made of, is bound to; else the current one."""
+        return self._own_app() or current.get_current_app()
 
     @app.setter
     def app(self, app: Any) -> None:
         self._app = app
+
+    def _own_app(self) -> Any:
+        return self._app
 
     @property
     def type(self) -> Any:
@@ -276,7 +279,7 @@ class Signature(dict[str, Any]):
         """Return this followed by *other* (API-237 to API-253)."""
         return join(self, other, Signature.types) if isinstance(other, Signature) else NotImplemented
 
-    def __ior__(self, other: Any) -> Any:  # type: ignore[override,misc]  # not a dict's
+    def __ior__(self, other: Any) -> Any:
         """Return this followed by *other*: ``a |= b`` is not an update of the dict."""
         return self.__or__(other)
 

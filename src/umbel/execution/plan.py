@@ -67,7 +67,7 @@ class Environment:
     write: Writer
     prepare: Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Publication]  # name, args, kwargs,
     #                                                            options of apply_async; builds, sends nothing
-    expand: Callable[..., Iterable[Call]]  # canvas.expand.expand, given the app
+    expand: Callable[..., tuple[Any, Iterable[Call]]]  # canvas.expand.expand, given the app
     find_task: Callable[[str], Any]  # the registered task of that name, or None
     result_expires: float | None = None  # seconds; None = never
     failure_expires: float | None = None  # seconds; None = as result_expires

@@ -45,7 +45,7 @@ def make_record(
 
 def child_tuple(child: Any) -> Sequence[Any]:
     """Return the result tuple of a child (protocol.md PRT-164)."""
-    return child if isinstance(child, (tuple, list)) else child.as_tuple()  # type: ignore[no-any-return] # a result
+    return child if isinstance(child, (tuple, list)) else child.as_tuple()
 
 
 def _extended(request: Request) -> dict[str, Any]:

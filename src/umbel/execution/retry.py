@@ -6,7 +6,7 @@ import inspect
 import random
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from umbel import _time
 from umbel.canvas.signature import Signature
@@ -73,22 +73,19 @@ def retry(
         request.max_retries = max_retries
     limit = task.max_retries if request.max_retries is None else request.max_retries
     if request.called_directly:
-        _raise(exc or Retry("Task can be retried", None))
+        raise exc or Retry("Task can be retried", None)
     args, kwargs = _arguments(task, request, args, kwargs)
     retries = (request.retries or 0) + 1
     if limit is not None and retries > limit:
-        _raise(
-            exc
-            or MaxRetriesExceededError(
-                f"Can't retry {task.name}[{request.id}] args:{args!r} kwargs:{kwargs!r}",
-                task_args=args,
-                task_kwargs=kwargs,
-            )
+        raise exc or MaxRetriesExceededError(
+            f"Can't retry {task.name}[{request.id}] args:{args!r} kwargs:{kwargs!r}",
+            task_args=args,
+            task_kwargs=kwargs,
         )
     if not eta and countdown is None:
         countdown = task.default_retry_delay
-    told = Retry(exc=exc, when=eta or countdown, is_eager=request.is_eager)
     when = {"eta": eta} if countdown is None else {"countdown": countdown}
+    told = Retry(exc=exc, when=_moment(eta) or countdown, is_eager=request.is_eager)
     signature = signature_from_request(task, request, args, kwargs, retries=retries, **when, **options)
     if request.is_eager:
         told.sig = signature  # `Task.apply` runs it at once
@@ -155,6 +152,5 @@ def _positional_names(function: Any) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
 
 
-def _raise(exc: BaseException) -> NoReturn:
-    """Raise *exc* as the same failure, when it is the one being handled: then its own traceback tells more."""
-    raise exc
+def _moment(eta: datetime | str | None) -> datetime | None:
+    return _time.parse_iso(eta) if isinstance(eta, str) else eta
