@@ -87,8 +87,8 @@ class Proxy:
     def __or__(self, other: Any) -> Any:
         return self._find() | other
 
-    def __reduce__(self) -> Any:
-        return self._find().__reduce__()
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._find().__reduce_ex__(protocol)
 
 
 def maybe_evaluate(value: Any) -> Any:

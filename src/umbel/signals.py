@@ -263,7 +263,8 @@ def _identity(receiver: Any) -> object:
 
 
 def _sender_identity(sender: object) -> object:
-    return sender if sender is None or isinstance(sender, str) else id(sender)
+    # The type is asked, not isinstance: that would look up what a lazy sender stands for.
+    return sender if sender is None or issubclass(type(sender), str) else id(sender)
 
 
 def _reference(target: Any) -> Callable[[], Any]:
