@@ -17,6 +17,7 @@ import msgspec
 from umbel.exceptions import SoftTimeLimitExceeded, Terminated
 from umbel.pools.base import ChildInfo, Runner
 from umbel.pools.frames import (
+    NOW,
     Began,
     Broken,
     Done,
@@ -169,7 +170,7 @@ def serve_one(desk: Desk) -> None:
     def wanted() -> list[tuple[int, type[BaseException]]]:
         strikes = []
         try:
-            while (order := desk.next_order(socket.MSG_DONTWAIT)) is not None:
+            while (order := desk.next_order(NOW)) is not None:
                 strikes.append(strike_of(order))
         except BlockingIOError:
             pass

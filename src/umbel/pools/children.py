@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import select
 import selectors
 import signal
 import socket
@@ -13,8 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from enum import Enum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
@@ -42,13 +39,12 @@ from umbel.pools.frames import (
     Strike,
     Unfit,
     Work,
-    pair,
     receive,
     report_decoder,
     send,
-    tag_decoder,
 )
 from umbel.pools.interrupts import SOFT_SIGNAL
+from umbel.pools.process import Child, State, Waiting
 from umbel.pools.zygote import Exited, Failed, Forked, Order, Seed, Zygote, describe_exit, open_descriptors
 
 __all__ = ["ChildrenPool"]
@@ -62,94 +58,11 @@ _DEATHS: Final = 100  # children that may die in a row
 _BACKOFF: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between attempts to start a child that cannot
 _LEAVE: Final = 10.0  # seconds a child may take to end once its jobs have ended
 _STOP_LEAVE: Final = 1.0  # the same when the pool stops and its deadline is nearer than that
-_REAP: Final = 2.0  # seconds until a killed process is gone for certain
+_REAP: Final = 2.0  # seconds until a killed process is gone, unless the kernel holds it
+_DEAF: Final = 10.0  # seconds until the zygote has told of that, unless it hangs
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _logger: Final = logging.getLogger("celery.pool")
-
-_Waiting: TypeAlias = tuple[int, Job]
-"""A job and its number in the order of submission."""
-
-
-class _State(Enum):
-    STARTING = "starting"
-    READY = "ready"
-    LEAVING = "leaving"  # takes no more jobs
-
-
-class _Child:
-    """One child process, as far as the parent knows."""
-
-    __slots__ = (
-        "blocked",
-        "control",
-        "died_of",
-        "index",
-        "inflight",
-        "jobs",
-        "kill_at",
-        "look_at",
-        "pid",
-        "pidfd",
-        "sent",
-        "serial",
-        "since",
-        "slots",
-        "state",
-        "their_control",
-        "theirs",
-        "traceback",
-        "victims",
-    )
-
-    def __init__(self, *, serial: int, index: int, slots: int) -> None:
-        self.serial = serial
-        self.index = index
-        self.slots = slots
-        self.state = _State.STARTING
-        self.pid = 0  # not forked yet
-        self.pidfd = -1  # names the process even when its number is given to another
-        self.jobs, self.theirs = pair()  # ours, and the end that the child reads: to take back what it has not
-        self.control, self.their_control = pair()
-        self.jobs.setblocking(False)
-        self.control.setblocking(False)
-        self.inflight: dict[int, _Waiting] = {}  # sent, not reported; by tag, in the order they were sent
-        self.sent = 0  # jobs it has been given in its life
-        self.since = 0.0  # monotonic: last report, or first job after a rest
-        self.look_at = math.inf  # monotonic: when jobs dealt ahead are taken back
-        self.kill_at = math.inf  # monotonic: when it is killed unless it has started, ended, or its victims have
-        self.blocked = False  # its socket is full
-        self.victims: set[int] = set()  # jobs that we want to end, with the process if need be
-        self.died_of = ""  # why we killed it
-        self.traceback = ""  # why it could not start
-
-    def send_signal(self, number: int) -> None:
-        try:
-            if self.pidfd >= 0:
-                signal.pidfd_send_signal(self.pidfd, number)
-            elif self.pid:
-                os.kill(self.pid, number)
-        except ProcessLookupError:
-            pass  # it has just ended; the zygote will tell
-
-    def is_gone(self) -> bool:
-        """Say whether the process has ended, without the zygote."""
-        if self.pidfd >= 0:
-            return bool(select.select([self.pidfd], (), (), 0)[0])
-        if not self.pid:
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
-
-    def close(self) -> None:
-        self.jobs.close()
-        self.theirs.close()
-        self.control.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
 
 
 class ChildrenPool:
@@ -187,14 +100,13 @@ class ChildrenPool:
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._selector.close()  # `start` opens one, after the fork
         self._decode = report_decoder(runner.report_type).decode
-        self._decode_tag = tag_decoder().decode
 
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._numbered = 0
         self._receipts: list[Receipt] = []
-        self._children: dict[int, _Child] = {}  # by serial; the leaving ones too
-        self._ready: list[_Child] = []
-        self._leaving: list[_Child] = []
+        self._children: dict[int, Child] = {}  # by serial; the leaving ones too
+        self._ready: list[Child] = []
+        self._leaving: list[Child] = []
         self._seats: dict[int, int] = {}  # index: slots that its child has, or is to have
         self._to_fork: deque[int] = deque()  # indexes
         self._retry_at: dict[int, float] = {}  # index: monotonic, when to try again
@@ -202,6 +114,7 @@ class ChildrenPool:
         self._serials = 0
         self._tend_at = math.inf  # monotonic: when `_tend` has something to do
         self._pace = math.inf  # seconds a job takes of late; infinite = none has ended yet
+        self._ahead = 0.0  # jobs per slot that may be dealt ahead at that pace
         self._deaths = 0
         self._failures = 0  # children in a row that could not start
         self._told = ""  # the last traceback that was logged
@@ -237,17 +150,19 @@ class ChildrenPool:
         if self._is_stopping:
             self._receipts += [_not_begun(job, "the pool has been stopped") for job in jobs]
             return
-        number = self._numbered
+        number, is_first = self._numbered, not self._waiting
         self._waiting.extend(enumerate(jobs, number))
         self._numbered = number + len(jobs)
-        self._deal(time.monotonic())
+        if is_first:  # else there is no room
+            self._deal(time.monotonic())
 
     def collect(self) -> list[Receipt]:
         if self._broken and not self._receipts:
             raise PoolBroken(self._broken)
         if self._zygote is not None:
             now = time.monotonic()
-            for key, events in self._selector.select(0):
+            news = self._selector.select(0)
+            for key, events in news:
                 child = key.data
                 if child is None:
                     self._hear(now)
@@ -255,11 +170,13 @@ class ChildrenPool:
                 if events & selectors.EVENT_WRITE:
                     child.blocked = False
                     self._selector.modify(child.jobs, selectors.EVENT_READ, child)
+                    self._end_slots(child, 0)
                 if events & selectors.EVENT_READ and child.serial in self._children:
                     self._read(child, now)
             if now >= self._tend_at:
                 self._tend(now)
-            if self._waiting:
+                self._deal(now)
+            elif news:
                 self._deal(now)
         receipts, self._receipts = self._receipts, []
         return receipts
@@ -307,7 +224,7 @@ class ChildrenPool:
         if self._zygote is None or self._is_stopping:
             return
         layout = self._layout(slots)
-        present = {child.index: child for child in self._children.values() if child.state is not _State.LEAVING}
+        present = {child.index: child for child in self._children.values() if child.state is not State.LEAVING}
         # Idle ones go first, and of those the last.
         order = sorted(self._seats, key=lambda index: (index in present and bool(present[index].inflight), -index))
         for index in order[: max(0, len(self._seats) - len(layout))]:
@@ -356,7 +273,7 @@ class ChildrenPool:
         self._retry_at.clear()
         receipts = self.collect() if not self._broken else []
         for child in list(self._children.values()):
-            if child.state is _State.STARTING:
+            if child.state is State.STARTING:
                 self._kill(child, "the pool stopped", now)
                 continue
             self._take_back(child)
@@ -381,26 +298,28 @@ class ChildrenPool:
     # -- jobs
 
     def _deal(self, now: float) -> None:
-        """Give waiting jobs to the free slots, and then some short ones ahead."""
+        """Give waiting jobs to the free slots, and then some short ones ahead.
+
+        Whatever makes room ends here, so while jobs wait there is none.
+        """
         if not self._waiting or self._is_stopping:
             return
-        rooms = [(child, child.slots - self._held(child)) for child in self._ready]
-        self._deal_to(rooms, now)
-        if self._waiting and self._pace < _AHEAD_SECONDS * self.slots:
-            beyond = _AHEAD_SECONDS / max(self._pace, 1e-6)  # jobs per slot
-            rooms = [
-                (child, child.slots + min(_AHEAD, int(child.slots * beyond)))
-                for child in self._ready
-                if not self._held(child)
-            ]
-            self._deal_to(rooms, now)
+        takers = [child for child in self._ready if not (child.blocked or child.victims)]
+        if self._leaving:
+            self._deal_to([(child, child.slots - self._held(child)) for child in takers], now)
+            takers = [child for child in takers if child.state is State.READY and not self._held(child)]
+        else:
+            self._deal_to([(child, child.slots) for child in takers if len(child.inflight) < child.slots], now)
+        if self._waiting and self._ahead * self.slots >= 1:
+            ahead = self._ahead
+            self._deal_to([(child, child.slots + min(_AHEAD, int(child.slots * ahead))) for child in takers], now)
 
-    def _deal_to(self, limits: list[tuple[_Child, int]], now: float) -> None:
+    def _deal_to(self, limits: list[tuple[Child, int]], now: float) -> None:
         """Give jobs to each child in turn, until it has as many as its limit says."""
         rooms = [
             (child, limit - len(child.inflight))
             for child, limit in limits
-            if limit > len(child.inflight) and not (child.blocked or child.victims)
+            if limit > len(child.inflight) and not child.blocked and child.state is State.READY
         ]
         while rooms and self._waiting:
             left = []
@@ -411,20 +330,22 @@ class ChildrenPool:
                     left.append((child, room - 1))
             rooms = left
 
-    def _send(self, child: _Child, now: float) -> bool:
+    def _send(self, child: Child, now: float) -> bool:
         """Send the first waiting job to *child*; False = it takes no more for now."""
-        entry = self._waiting[0]
-        job = entry[1]
-        try:
-            send(child.jobs, _encode(Work(job.tag, job.announce, job.payload)))
-        except BlockingIOError:
-            child.blocked = True
-            self._selector.modify(child.jobs, selectors.EVENT_READ | selectors.EVENT_WRITE, child)
-            return False
-        except Exception as exc:  # noqa: BLE001 - whatever a payload holds, the job must be accounted for
-            self._waiting.popleft()
-            self._receipts.append(Lost(tag=job.tag, pid=0, evidence=f"it cannot be sent: {exc!r}", at_fault=True))
-            return True
+        while True:
+            entry = self._waiting[0]
+            job = entry[1]
+            try:
+                send(child.jobs, _encode(Work(job.tag, job.announce, job.payload)))
+                break
+            except BlockingIOError:
+                self._block(child)
+                return False
+            except Exception as exc:  # noqa: BLE001 - whatever a payload holds, the job must be accounted for
+                self._waiting.popleft()
+                self._receipts.append(Lost(tag=job.tag, pid=0, evidence=f"it cannot be sent: {exc!r}", at_fault=True))
+                if not self._waiting:
+                    return False
         self._waiting.popleft()
         inflight = child.inflight
         if not inflight:
@@ -439,30 +360,30 @@ class ChildrenPool:
             return False
         return True
 
-    def _held(self, child: _Child) -> int:
+    def _held(self, child: Child) -> int:
         """Return how many slots of *child* are not free yet, because its leaving predecessor uses them."""
         return sum(len(other.inflight) for other in self._leaving if other.index == child.index)
 
-    def _take_back(self, child: _Child) -> None:
+    def _take_back(self, child: Child) -> None:
         """Let the jobs wait here again that were sent to *child* and have not begun."""
-        taken: list[_Waiting] = []
-        ends = 0
-        child.look_at = math.inf
-        try:
-            while frame := receive(child.theirs, socket.MSG_DONTWAIT):
-                work = self._decode_tag(frame)
-                if work is None:
-                    ends += 1
-                elif (entry := child.inflight.pop(work.tag, None)) is not None:
-                    taken.append(entry)
-        except BlockingIOError:
-            pass
-        if child.state is not _State.LEAVING:
-            for _ in range(ends):
-                send(child.jobs, SLOT_ENDS)
+        taken, ends = child.take_back()
+        self._end_slots(child, ends)
         if taken:
-            child.sent -= len(taken)
             self._waiting = deque(sorted((*taken, *self._waiting), key=_number))
+
+    def _end_slots(self, child: Child, more: int) -> None:
+        """Have as many slots of *child* end as were to, and *more*."""
+        child.ends += more
+        while child.ends and not child.blocked and child.state is not State.LEAVING:
+            try:
+                send(child.jobs, SLOT_ENDS)
+                child.ends -= 1
+            except BlockingIOError:
+                self._block(child)
+
+    def _block(self, child: Child) -> None:
+        child.blocked = True
+        self._selector.modify(child.jobs, selectors.EVENT_READ | selectors.EVENT_WRITE, child)
 
     def _drop_waiting(self) -> None:
         self._receipts += [_not_begun(job, "the pool was stopped before it began") for _, job in self._waiting]
@@ -470,7 +391,7 @@ class ChildrenPool:
 
     # -- what children say
 
-    def _read(self, child: _Child, now: float) -> None:
+    def _read(self, child: Child, now: float) -> None:
         """Take the reports of *child*."""
         decode, inflight, receipts, pid = self._decode, child.inflight, self._receipts, child.pid
         ended, took, heard = 0, 0.0, False
@@ -492,6 +413,7 @@ class ChildrenPool:
         if ended:
             mean = took / ended
             self._pace = mean if self._pace == math.inf else self._pace + (mean - self._pace) * min(1.0, ended / 16)
+            self._ahead = _AHEAD_SECONDS / max(self._pace, 1e-6)
             self._deaths = 0
         child.since = now
         child.look_at = now + _STUCK if len(inflight) > child.slots else math.inf
@@ -500,10 +422,10 @@ class ChildrenPool:
             child.victims.clear()
             child.died_of = ""
             child.kill_at = math.inf
-        if not inflight and child.state is _State.LEAVING:
+        if not inflight and child.state is State.LEAVING:
             self._kill_later(child, now + (_STOP_LEAVE if self._is_stopping else _LEAVE))
 
-    def _note(self, child: _Child, report: Began | Broken | Leaving | Missed | Ready | Unfit, now: float) -> None:
+    def _note(self, child: Child, report: Began | Broken | Leaving | Missed | Ready | Unfit, now: float) -> None:
         match report:
             case Began():
                 self._receipts.append(Started(report.tag, child.pid))
@@ -521,8 +443,8 @@ class ChildrenPool:
             case Ready():
                 child.kill_at = math.inf
                 self._failures = 0
-                if child.state is _State.STARTING:
-                    child.state = _State.READY
+                if child.state is State.STARTING:
+                    child.state = State.READY
                     self._ready.append(child)
             case Leaving():
                 self._retire(child, report.reason)
@@ -567,8 +489,13 @@ class ChildrenPool:
     def _fork_more(self) -> None:
         while self._to_fork and self._forking < _FORKS and self._zygote is not None:
             index = self._to_fork.popleft()
+            try:
+                child = Child(serial=self._serials + 1, index=index, slots=self._seats[index])
+            except OSError as exc:
+                self._fail(f"no sockets for a child: {exc}")
+                self._try_later(index, time.monotonic())
+                return
             self._serials += 1
-            child = _Child(serial=self._serials, index=index, slots=self._seats[index])
             self._kill_later(child, time.monotonic() + self._start_timeout)
             with child.their_control as control:
                 self._zygote.fork(Order(child.serial, index, child.slots), child.theirs, control)
@@ -589,7 +516,10 @@ class ChildrenPool:
             match answer:
                 case Forked():
                     self._forking -= 1
-                    self._meet(self._children[answer.serial], answer.pid)
+                    child = self._children[answer.serial]
+                    child.meet(answer.pid)
+                    if child.is_killed:  # before it was there
+                        child.send_signal(signal.SIGKILL)
                 case Exited():
                     child = self._children[answer.serial]
                     self._replace(child, self._bury(child, answer.exitcode, now), now)
@@ -604,24 +534,13 @@ class ChildrenPool:
                     pass
         self._fork_more()
 
-    def _meet(self, child: _Child, pid: int) -> None:
-        """Learn the number of the process that *child* has become."""
-        child.pid = pid
-        if hasattr(os, "pidfd_open"):
-            try:
-                child.pidfd = os.pidfd_open(pid)
-            except OSError:
-                pass  # an old kernel; or it has ended already
-        if child.died_of:
-            child.send_signal(signal.SIGKILL)
-
-    def _retire(self, child: _Child, reason: str, *, take_back: bool = True) -> None:
+    def _retire(self, child: Child, reason: str, *, take_back: bool = True) -> None:
         """Let *child* end with the jobs that it runs, and replace it at once."""
-        if child.state is _State.LEAVING:
+        if child.state is State.LEAVING:
             return
         if child in self._ready:
             self._ready.remove(child)
-        child.state = _State.LEAVING
+        child.state = State.LEAVING
         self._leaving.append(child)
         if take_back:
             self._take_back(child)
@@ -633,18 +552,17 @@ class ChildrenPool:
             self._to_fork.append(child.index)
             self._fork_more()
 
-    def _resize_child(self, child: _Child, slots: int) -> None:
+    def _resize_child(self, child: Child, slots: int) -> None:
         if slots > child.slots:
             send(child.control, _encode(Grow(slots - child.slots)))
         elif slots < child.slots:
             self._take_back(child)
-            for _ in range(child.slots - slots):
-                send(child.jobs, SLOT_ENDS)
+            self._end_slots(child, child.slots - slots)
         child.slots = slots
 
     # -- ends of children
 
-    def _strike(self, child: _Child, tag: int, *, cancel: bool) -> None:
+    def _strike(self, child: Child, tag: int, *, cancel: bool) -> None:
         try:
             send(child.control, _encode(Strike(tag, cancel)))
         except (BlockingIOError, BrokenPipeError):
@@ -652,7 +570,7 @@ class ChildrenPool:
         if self._is_private:
             child.send_signal(SOFT_SIGNAL)
 
-    def _end(self, child: _Child, tag: int, how: Interrupt, number: int | None) -> None:
+    def _end(self, child: Child, tag: int, how: Interrupt, number: int | None) -> None:
         """End one job that runs in *child*, by CANCEL or KILL.
 
         All jobs that wait in its socket have been taken back and all its reports read, so a child of one
@@ -661,7 +579,10 @@ class ChildrenPool:
         if self._is_private:
             child.victims.add(tag)
             child.died_of = "its job was to be ended"
-            child.send_signal(signal.SIGKILL if number is None else number)
+            if number is None or number == signal.SIGKILL:
+                self._kill(child, child.died_of, time.monotonic())
+            else:
+                child.send_signal(number)
             return
         self._strike(child, tag, cancel=True)
         if how is Interrupt.KILL:
@@ -669,15 +590,16 @@ class ChildrenPool:
                 self._kill_later(child, time.monotonic() + self._grace)
             child.victims.add(tag)
 
-    def _kill_later(self, child: _Child, at: float) -> None:
+    def _kill_later(self, child: Child, at: float) -> None:
         child.kill_at = at
         self._tend_at = min(self._tend_at, at)
 
-    def _kill(self, child: _Child, why: str, now: float) -> None:
+    def _kill(self, child: Child, why: str, now: float) -> None:
         self._take_back(child)
         child.died_of = why
+        child.is_killed = True
         child.send_signal(signal.SIGKILL)
-        self._kill_later(child, now + _REAP)
+        self._kill_later(child, now + _DEAF)
 
     def _tend(self, now: float) -> None:
         """Do what is due."""
@@ -685,7 +607,7 @@ class ChildrenPool:
         for child in list(self._children.values()):
             if child.look_at <= now:
                 self._take_back(child)
-                self._pace = max(self._pace, _STUCK)
+                self._pace, self._ahead = max(self._pace, _STUCK), 0.0
             if child.kill_at <= now:
                 self._overdue(child, now)
             due = min(due, child.look_at, child.kill_at)
@@ -703,25 +625,24 @@ class ChildrenPool:
         self._tend_at = due
         self._fork_more()
 
-    def _overdue(self, child: _Child, now: float) -> None:
-        if child.died_of and not (self._is_private and child.victims):
-            # Killed, and nobody has told of its end: it is the zygote that hangs, in `on_fork` most likely.
-            if self._zygote is not None:
-                _logger.error("zygote %d does not answer and is killed", self._zygote.pid)
+    def _overdue(self, child: Child, now: float) -> None:
+        if child.is_killed:
+            if child.is_gone() and self._zygote is not None:
+                _logger.error("zygote %d does not answer and is killed: does `on_fork` hang?", self._zygote.pid)
                 self._zygote.kill()
-            child.kill_at = math.inf
+            child.kill_at = now + _DEAF  # else the kernel does not let go of it yet
         elif self._is_stopping:
             self._kill(child, "the pool stopped", now)
         elif child.victims:
             self._kill(child, "one of its jobs was to be ended and did not", now)
-        elif child.state is _State.STARTING:
+        elif child.state is State.STARTING:
             child.traceback = f"it did not start within {self._start_timeout:g} s"
             self._kill(child, "it did not start in time", now)
         else:
             _logger.warning("child %d is killed: it did not end within %g s after its last job", child.pid, _LEAVE)
             self._kill(child, "it did not end", now)
 
-    def _bury(self, child: _Child, exitcode: int | None, now: float) -> str:
+    def _bury(self, child: Child, exitcode: int | None, now: float) -> str:
         """Account for the jobs of a child that has ended, forget it, and return how it ended."""
         since = child.since
         self._read(child, now)
@@ -753,28 +674,27 @@ class ChildrenPool:
         running.clear()
         self._selector.unregister(child.jobs)
         del self._children[child.serial]
-        if child.state is _State.READY:
+        if child.state is State.READY:
             self._ready.remove(child)
-        elif child.state is _State.LEAVING:
+        elif child.state is State.LEAVING:
             self._leaving.remove(child)
         child.close()
         return how
 
-    def _replace(self, child: _Child, how: str, now: float) -> None:
+    def _replace(self, child: Child, how: str, now: float) -> None:
         """Put a new child in the place of one that has ended; later, if that one could not start."""
         if self._is_stopping:
             return
-        if not child.died_of and (child.state is not _State.LEAVING or "killed" in how):
+        if not child.died_of and (child.state is not State.LEAVING or "killed" in how):
             self._count_death(how)
-        if child.state is _State.LEAVING or child.index not in self._seats:
+        if child.state is State.LEAVING or child.index not in self._seats:
             return  # replaced already, or not to be replaced
         self._replaced[child.died_of or how] += 1
-        if child.state is _State.READY:
+        if child.state is State.READY:
             self._to_fork.append(child.index)
             return
         self._fail(child.traceback or f"a child {how} while it started")
-        self._retry_at[child.index] = now + _BACKOFF[min(self._failures, len(_BACKOFF)) - 1]
-        self._tend_at = min(self._tend_at, self._retry_at[child.index])
+        self._try_later(child.index, now)
 
     def _lose_zygote(self, zygote: Zygote, now: float) -> None:
         """Go on with a new one; nothing is left of the children of the old one."""
@@ -788,14 +708,13 @@ class ChildrenPool:
         self._to_fork.clear()
         self._retry_at.clear()
         if not self._is_stopping:
-            wait = _BACKOFF[min(self._failures, len(_BACKOFF)) - 1] if self._failures else 0.0
-            self._retry_at[_ZYGOTE] = now + wait
-            self._tend_at = min(self._tend_at, now + wait)
+            self._try_later(_ZYGOTE, now)
 
     def _end_all(self, why: str) -> None:
         """Kill all children and wait for their ends without the zygote's help."""
         for child in self._children.values():
             child.died_of = why
+            child.is_killed = True
             child.send_signal(signal.SIGKILL)
         until = time.monotonic() + _REAP
         for child in list(self._children.values()):
@@ -810,6 +729,11 @@ class ChildrenPool:
             self._told = evidence
             _logger.error("the %s pool cannot start a process, and tries again later: %s", self._kind, evidence)
 
+    def _try_later(self, index: int, now: float) -> None:
+        wait = _BACKOFF[min(self._failures, len(_BACKOFF)) - 1] if self._failures else 0.0
+        self._retry_at[index] = now + wait
+        self._tend_at = min(self._tend_at, now + wait)
+
     def _count_death(self, how: str) -> None:
         self._deaths += 1
         if self._deaths > _DEATHS:
@@ -819,7 +743,7 @@ class ChildrenPool:
             )
 
 
-def _number(entry: _Waiting) -> int:
+def _number(entry: Waiting) -> int:
     return entry[0]
 
 

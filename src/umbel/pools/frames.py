@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 __all__ = [
+    "NOW",
     "SLOT_ENDS",
     "Began",
     "Broken",
@@ -147,7 +148,9 @@ _IN_A_FILE: Final = 0xC1  # the one byte that no msgpack value starts with; the 
 _MARKER: Final = struct.Struct("<BQ")
 _FD: Final = struct.Struct("i")
 _ROOM: Final = socket.CMSG_SPACE(_FD.size)
-_CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_CLOEXEC: Final = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))  # int: the enum's own | costs more than a system call
+
+NOW: Final = int(socket.MSG_DONTWAIT)  # flag for `receive`: do not wait, whatever the socket does
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator
@@ -14,7 +13,7 @@ from types import coroutine
 from typing import Any, Final, TypeAlias
 
 from umbel.pools.child import Desk, strike_of
-from umbel.pools.frames import Began, Grow, Strike, Work
+from umbel.pools.frames import NOW, Began, Grow, Strike, Work
 from umbel.pools.interrupts import Slot
 
 __all__ = ["serve_asyncio"]
@@ -73,7 +72,7 @@ class _Service:
         desk = self._desk
         while len(self._jobs) < self._slots and not (desk.closed or desk.leaving):
             try:
-                work = desk.take(socket.MSG_DONTWAIT)
+                work = desk.take(NOW)
             except BlockingIOError:
                 self._listen()
                 return
@@ -92,7 +91,7 @@ class _Service:
         """Read the control socket."""
         try:
             while True:
-                match self._desk.next_order(socket.MSG_DONTWAIT):
+                match self._desk.next_order(NOW):
                     case Strike() as order:
                         self.strike(*strike_of(order))
                     case Grow() as order:

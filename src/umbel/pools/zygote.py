@@ -25,7 +25,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
 
-from umbel.pools.frames import pair, receive, receive_with_files, send, send_with_files
+from umbel.pools.frames import NOW, pair, receive, receive_with_files, send, send_with_files
 
 __all__ = [
     "Answer",
@@ -135,7 +135,7 @@ class Zygote:
         """Return what it said since the last call; None = it is gone."""
         answers: list[Answer] = []
         try:
-            while frame := receive(self._sock, socket.MSG_DONTWAIT):
+            while frame := receive(self._sock, NOW):
                 answers.append(self._decode(frame))
         except BlockingIOError:
             return answers
