@@ -239,6 +239,14 @@ class BackendContract:
             backend.store([_record("1")])
             assert watch.wait(_PATIENCE) == {"1"}
 
+    def test_one_change_does_not_wake_for_ever(self, site: Site) -> None:
+        with closing(site.backend().watch(["1"])) as watch:
+            site.backend().store([_record("1")])
+            waits = 0
+            while watch.wait(0.02):
+                waits += 1
+                assert waits < 10, "the watch wakes again and again for one change"
+
     def test_a_wait_may_last_for_ever(self, site: Site) -> None:
         with closing(site.backend().watch(["1"])) as watch, _stored_soon(site, _record("1")):
             assert watch.wait(None) == {"1"}

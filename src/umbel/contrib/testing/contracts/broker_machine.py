@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
     precondition,
@@ -30,6 +28,7 @@ _QUEUES = ("p", "q")
 _CONNECTIONS = 3
 _LEASE = 20.0
 
+_connections = st.integers(0, _CONNECTIONS - 1)
 _verdicts = st.one_of(
     st.just(Done()),
     st.builds(Release, delay=st.sampled_from([0.0, 5.0]), counted=st.booleans(), front=st.booleans()),
@@ -43,8 +42,8 @@ class _Known:
 
     queue: str
     priority: int = 0
-    newest: Lease | None = None  # its newest claim
-    held: bool = False  # that claim is not settled
+    newest: Delivery | None = None  # by its newest claim
+    held: bool = False  # that is not settled
     lapses: float = 0.0  # when its lease runs out, in the suite's seconds since the beginning
     contested: bool = False  # somebody has claimed since, so that the store may have taken it back already
     due: float = 0.0  # not to be claimed before
@@ -55,8 +54,6 @@ class _Known:
 class _Machine(RuleBasedStateMachine):
     new_site: Callable[[], Site]
 
-    claimed = Bundle("claimed")
-
     @initialize()
     def open(self) -> None:
         self.site = type(self).new_site()
@@ -66,6 +63,7 @@ class _Machine(RuleBasedStateMachine):
         self.features = self.brokers[0].features
         self.numbers = 0
         self.known: dict[str, _Known] = {}
+        self.stale: list[Delivery] = []  # deliveries that must be refused
         self.paused: set[str] = set()
         self.now = 0.0
 
@@ -78,9 +76,9 @@ class _Machine(RuleBasedStateMachine):
     # -- what may happen
 
     @rule(
-        by=st.integers(0, _CONNECTIONS - 1),
+        by=_connections,
         queue=st.sampled_from(_QUEUES),
-        count=st.integers(1, 4),
+        count=st.integers(1, 8),
         delay=st.sampled_from([0.0, 0.0, 8.0]),
         priority=st.sampled_from([None, 0, 6, 9]),
     )
@@ -90,45 +88,38 @@ class _Machine(RuleBasedStateMachine):
         send(self.brokers[by], queue, *ids, priority=priority, eta=self.site.moment(delay) if delay else None)
         self.known.update({task_id: _Known(queue, priority or 0, due=self.now + delay) for task_id in ids})
 
-    @rule(target=claimed, by=st.integers(0, _CONNECTIONS - 1), limit=st.integers(0, 5))
-    def claim(self, by: int, limit: int) -> tuple[Delivery, ...]:
-        return self._claim(by, limit)
+    @rule(by=_connections, limit=st.integers(0, 6), after=st.sampled_from([0.0, 0.0, 6.0, 25.0]))
+    def claim(self, by: int, limit: int, after: float) -> None:
+        self.site.skip(after)
+        self.now += after
+        self._claim(by, limit)
 
-    @rule(
-        target=claimed,
-        by=st.integers(0, _CONNECTIONS - 1),
-        batch=consumes(claimed),
-        verdicts=st.lists(_verdicts, min_size=5, max_size=5),
-        follow=st.booleans(),
-        limit=st.integers(0, 3),
-    )
-    def settle(
-        self, by: int, batch: tuple[Delivery, ...], *, verdicts: list[Verdict], follow: bool, limit: int
-    ) -> tuple[Delivery, ...]:
-        pairs = list(zip(batch, verdicts, strict=False))
-        follow_ups = dict(zip((each.tag for each in batch), self._new_ids(len(batch)), strict=True)) if follow else {}
-        settlements = [
-            finish(each, verdict, follow_ups=(to("q", follow_ups[each.tag]),) if follow else ())
-            for each, verdict in pairs
-        ]
-        turn = self.brokers[by].settle(settlements)
+    @precondition(lambda self: self._held())
+    @rule(by=_connections, data=st.data(), follow=st.booleans(), verdicts=st.lists(_verdicts, min_size=1, max_size=4))
+    def settle(self, by: int, data: st.DataObject, *, follow: bool, verdicts: list[Verdict]) -> None:
+        batch = self._some(data, self._held())[: len(verdicts)]
+        names = self._new_ids(len(batch))
+        follow_ups = [(to("q", name),) if follow else () for name in names]
+        turn = self.brokers[by].settle([finish(*each) for each in zip(batch, verdicts, follow_ups, strict=False)])
 
         self._check_refused(batch, turn.refused)
-        for delivery, verdict in pairs:
+        for delivery, verdict, name in zip(batch, verdicts, names, strict=False):
             if lease_of(delivery) not in turn.refused:
                 self._end(delivery, verdict)
                 if follow:
-                    self.known[follow_ups[delivery.tag]] = _Known("q")
-        return self._claim(by, limit)
+                    self.known[name] = _Known("q")
 
-    @rule(by=st.integers(0, _CONNECTIONS - 1), batch=claimed)
-    def settle_again_what_may_be_stale(self, by: int, batch: tuple[Delivery, ...]) -> None:
-        stale = [each for each in batch if not self._is_held(each)]
-        turn = self.brokers[by].settle([finish(each, follow_ups=(to("never", "x"),)) for each in stale])
-        assert turn.refused == tuple(lease_of(each) for each in stale)
+    @precondition(lambda self: self.stale)
+    @rule(by=_connections, data=st.data(), verdict=_verdicts)
+    def settle_what_is_stale(self, by: int, data: st.DataObject, verdict: Verdict) -> None:
+        batch = self._some(data, self.stale)
+        turn = self.brokers[by].settle([finish(each, verdict, (to("never", "x"),)) for each in batch])
+        assert turn.refused == tuple(lease_of(each) for each in batch)
 
-    @rule(by=st.integers(0, _CONNECTIONS - 1), batch=claimed)
-    def renew(self, by: int, batch: tuple[Delivery, ...]) -> None:
+    @precondition(lambda self: self._held())
+    @rule(by=_connections, data=st.data())
+    def renew(self, by: int, data: st.DataObject) -> None:
+        batch = self._some(data, [*self._held(), *self.stale])
         lost = self.brokers[by].renew([lease_of(each) for each in batch], _LEASE * self.site.second)
         self._check_refused(batch, lost)
         for delivery in batch:
@@ -136,28 +127,22 @@ class _Machine(RuleBasedStateMachine):
                 known = self.known[delivery.message.id]
                 known.lapses, known.contested = self.now + _LEASE, False
 
-    @rule(seconds=st.sampled_from([1.0, 6.0, 25.0]))
-    def wait(self, seconds: float) -> None:
-        self.site.skip(seconds)
-        self.now += seconds
+    @rule(by=_connections, queue=st.sampled_from(_QUEUES), resume=st.sampled_from([True, True, False]))
+    def pause_or_resume(self, by: int, queue: str, *, resume: bool) -> None:
+        if resume:
+            self.brokers[by].resume(queue)
+            self.paused.discard(queue)
+        else:
+            self.brokers[by].pause(queue)
+            self.paused.add(queue)
 
-    @rule(by=st.integers(0, _CONNECTIONS - 1), queue=st.sampled_from(_QUEUES))
-    def pause(self, by: int, queue: str) -> None:
-        self.brokers[by].pause(queue)
-        self.paused.add(queue)
-
-    @rule(by=st.integers(0, _CONNECTIONS - 1), queue=st.sampled_from(_QUEUES))
-    def resume(self, by: int, queue: str) -> None:
-        self.brokers[by].resume(queue)
-        self.paused.discard(queue)
-
-    @rule(by=st.integers(0, _CONNECTIONS - 1))
+    @rule(by=_connections)
     def reopen(self, by: int) -> None:
         self.brokers[by].close()
         self.brokers[by] = self.site.broker(*_QUEUES)
 
     @precondition(lambda self: any(each.end == "dead" for each in self.known.values()))
-    @rule(by=st.integers(0, _CONNECTIONS - 1), discard=st.booleans(), data=st.data())
+    @rule(by=_connections, discard=st.booleans(), data=st.data())
     def empty_a_grave(self, by: int, data: st.DataObject, *, discard: bool) -> None:
         task_id = data.draw(st.sampled_from([task_id for task_id, each in self.known.items() if each.end == "dead"]))
         if discard:
@@ -182,7 +167,7 @@ class _Machine(RuleBasedStateMachine):
         assert broker.paused() == self.paused
         assert "never" not in broker.sizes()
 
-    def _claim(self, by: int, limit: int) -> tuple[Delivery, ...]:
+    def _claim(self, by: int, limit: int) -> None:
         deliveries = take(self.site, self.brokers[by], limit, lease=_LEASE)
         free = {task_id: each for task_id, each in self.known.items() if self._is_free(each)}
         assert len(deliveries) == min(limit, len(free)), "a free message was not claimed"
@@ -192,13 +177,13 @@ class _Machine(RuleBasedStateMachine):
             known = free.pop(delivery.message.id)
             self._check_place(known, free.values())
             assert delivery.queue == known.queue
-            if known.newest is not None and known.newest.tag == delivery.tag:
-                assert delivery.token > known.newest.token
             known.crashes += known.held
             assert delivery.crashes == known.crashes or not self.features.counts_crashes
-            known.newest, known.held, known.contested = lease_of(delivery), True, False
+            if known.newest is not None:
+                assert known.newest.tag != delivery.tag or known.newest.token < delivery.token
+                self.stale.append(known.newest)
+            known.newest, known.held, known.contested = delivery, True, False
             known.lapses = self.now + _LEASE
-        return tuple(deliveries)
 
     def _check_place(self, known: _Known, left: Iterable[_Known]) -> None:
         """Nothing that is left in its queue comes before *known* by priority."""
@@ -206,29 +191,34 @@ class _Machine(RuleBasedStateMachine):
             sign = 1 if self.features.higher_priority_first else -1
             assert all(each.priority * sign <= known.priority * sign for each in left if each.queue == known.queue)
 
-    def _check_refused(self, batch: tuple[Delivery, ...], refused: tuple[Lease, ...]) -> None:
+    def _check_refused(self, batch: list[Delivery], refused: tuple[Lease, ...]) -> None:
         """The stale are refused and no others; the store may decide about the contested, and we follow."""
         for delivery in batch:
             known = self.known[delivery.message.id]
-            if not self._is_held(delivery):
+            if delivery in self.stale:
                 assert lease_of(delivery) in refused
             elif lease_of(delivery) in refused:
                 assert known.contested, "the newest holder was refused"
                 known.held = known.contested = False
                 known.crashes += 1
+                self.stale.append(delivery)
+
+    def _held(self) -> list[Delivery]:
+        return [each.newest for each in self.known.values() if each.held and each.newest is not None]
+
+    def _some(self, data: st.DataObject, deliveries: list[Delivery]) -> list[Delivery]:
+        places = st.lists(st.integers(0, len(deliveries) - 1), min_size=1, max_size=4, unique=True)
+        return [deliveries[place] for place in data.draw(places)]
 
     def _is_free(self, known: _Known) -> bool:
         if known.end or known.queue in self.paused:
             return False
         return known.lapses <= self.now if known.held else known.due <= self.now
 
-    def _is_held(self, delivery: Delivery) -> bool:
-        known = self.known[delivery.message.id]
-        return not known.end and known.held and known.newest == lease_of(delivery)
-
     def _end(self, delivery: Delivery, verdict: Verdict) -> None:
         known = self.known[delivery.message.id]
         known.held = known.contested = False
+        self.stale.append(delivery)
         match verdict:
             case Done():
                 known.end = "done"
@@ -253,7 +243,7 @@ class _Machine(RuleBasedStateMachine):
         return [f"{i}" for i in range(self.numbers - count, self.numbers)]
 
 
-def run_machine(new_site: Callable[[], Site], *, examples: int = 40, steps: int = 40) -> None:
+def run_machine(new_site: Callable[[], Site], *, examples: int = 60, steps: int = 60) -> None:
     """Try *examples* histories of *steps* events, each on a fresh store."""
     machine = type("BrokerMachine", (_Machine,), {"new_site": staticmethod(new_site)})
     run_state_machine_as_test(

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from umbel.brokers.base import Broker, Claim, Delivery, Lease, Publication, Settlement, Verdict
+from umbel.brokers.base import Broker, Claim, Delivery, Done, Lease, Publication, Settlement, Verdict
 from umbel.contrib.testing.contracts.site import Site
 from umbel.wire.message import Message, Route
+from umbel.wire.record import Record
 
 __all__ = ["call", "finish", "is_woken", "lease_of", "nothing_comes", "send", "take", "to"]
 
@@ -36,11 +37,14 @@ def lease_of(delivery: Delivery) -> Lease:
     return Lease(delivery.tag, delivery.token)
 
 
-def finish(delivery: Delivery, verdict: Verdict | None = None, **fields: Any) -> Settlement:
+def finish(
+    delivery: Delivery,
+    verdict: Verdict | None = None,
+    follow_ups: tuple[Publication, ...] = (),
+    records: tuple[Record, ...] = (),
+) -> Settlement:
     """Return the settlement of *delivery*: done, unless there is a *verdict*."""
-    if verdict is not None:
-        fields["verdict"] = verdict
-    return Settlement(lease=lease_of(delivery), **fields)
+    return Settlement(lease=lease_of(delivery), verdict=verdict or Done(), follow_ups=follow_ups, records=records)
 
 
 def take(
