@@ -1,6 +1,6 @@
 import pytest
 
-from umbel.contrib.testing.contracts.pool import PoolContract, make_driver
+from umbel.contrib.testing.contracts.pool import PoolContract, ProcessPoolContract, make_driver
 from umbel.pools.kinds import make_pool
 
 __all__ = ["make_driver"]
@@ -14,13 +14,13 @@ class TestSolo(PoolContract):
 
 
 @pytest.mark.process
-class TestPrefork(PoolContract):
+class TestPrefork(ProcessPoolContract):
     def make(self, runner, *, slots=1, **options):
         return make_pool("prefork", runner, slots=slots, **options)
 
 
 @pytest.mark.process
-class TestThreads(PoolContract):
+class TestThreads(ProcessPoolContract):
     is_shared = True
 
     def make(self, runner, *, slots=1, **options):
@@ -28,7 +28,7 @@ class TestThreads(PoolContract):
 
 
 @pytest.mark.process
-class TestAsyncio(PoolContract):
+class TestAsyncio(ProcessPoolContract):
     is_shared = True
 
     def make(self, runner, *, slots=1, **options):

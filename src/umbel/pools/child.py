@@ -157,7 +157,7 @@ def live(desk: Desk, serve: Serve) -> int:
         desk.say(Ready())
         desk.exitcode = 0
         serve(desk)
-    except BrokenPipeError:
+    except ConnectionError:
         desk.exitcode = 0  # the parent is gone
     finally:
         desk.runner.leave(desk.exitcode)

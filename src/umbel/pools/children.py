@@ -167,11 +167,13 @@ class ChildrenPool:
                 if child is None:
                     self._hear(now)
                     continue
+                if child.serial not in self._children:
+                    continue
                 if events & selectors.EVENT_WRITE:
                     child.blocked = False
                     self._selector.modify(child.jobs, selectors.EVENT_READ, child)
                     self._end_slots(child, 0)
-                if events & selectors.EVENT_READ and child.serial in self._children:
+                if events & selectors.EVENT_READ:
                     self._read(child, now)
             if now >= self._tend_at:
                 self._tend(now)
@@ -279,7 +281,8 @@ class ChildrenPool:
             self._take_back(child)
             self._retire(child, "stopped")
             # Who has no job may leave in peace; who has one may finish until the deadline.
-            self._kill_later(child, until if child.inflight else max(until, now + _STOP_LEAVE))
+            kill_at = until if child.inflight else max(until, now + _STOP_LEAVE)
+            self._kill_later(child, min(kill_at, child.kill_at) if child.victims else kill_at)
         self._drop_waiting()
         self._broken = ""
         while self._children and time.monotonic() < max(until, now + _STOP_LEAVE) + _STOP_LEAVE + _REAP:
@@ -420,8 +423,9 @@ class ChildrenPool:
         self._tend_at = min(self._tend_at, child.look_at)
         if child.victims and not child.victims & inflight.keys():
             child.victims.clear()
-            child.died_of = ""
-            child.kill_at = math.inf
+            if not child.is_killed:
+                child.died_of = ""
+                child.kill_at = math.inf
         if not inflight and child.state is State.LEAVING:
             self._kill_later(child, now + (_STOP_LEAVE if self._is_stopping else _LEAVE))
 
@@ -443,7 +447,7 @@ class ChildrenPool:
             case Ready():
                 child.kill_at = math.inf
                 self._failures = 0
-                if child.state is State.STARTING:
+                if child.state is State.STARTING and not child.is_killed:
                     child.state = State.READY
                     self._ready.append(child)
             case Leaving():
@@ -487,7 +491,7 @@ class ChildrenPool:
         return live(desk, self._serve)
 
     def _fork_more(self) -> None:
-        while self._to_fork and self._forking < _FORKS and self._zygote is not None:
+        while self._to_fork and self._forking < _FORKS and self._zygote is not None and _ZYGOTE not in self._retry_at:
             index = self._to_fork.popleft()
             try:
                 child = Child(serial=self._serials + 1, index=index, slots=self._seats[index])
@@ -554,7 +558,7 @@ class ChildrenPool:
 
     def _resize_child(self, child: Child, slots: int) -> None:
         if slots > child.slots:
-            send(child.control, _encode(Grow(slots - child.slots)))
+            self._order(child, Grow(slots - child.slots))
         elif slots < child.slots:
             self._take_back(child)
             self._end_slots(child, child.slots - slots)
@@ -563,12 +567,15 @@ class ChildrenPool:
     # -- ends of children
 
     def _strike(self, child: Child, tag: int, *, cancel: bool) -> None:
-        try:
-            send(child.control, _encode(Strike(tag, cancel)))
-        except (BlockingIOError, BrokenPipeError):
-            return  # it has ended, or does not listen any more
+        self._order(child, Strike(tag, cancel))
         if self._is_private:
             child.send_signal(SOFT_SIGNAL)
+
+    def _order(self, child: Child, order: Strike | Grow) -> None:
+        try:
+            send(child.control, _encode(order))
+        except OSError as exc:
+            _logger.debug("child %d does not listen any more: %s", child.pid, exc)
 
     def _end(self, child: Child, tag: int, how: Interrupt, number: int | None) -> None:
         """End one job that runs in *child*, by CANCEL or KILL.
@@ -617,9 +624,14 @@ class ChildrenPool:
                 continue
             del self._retry_at[index]
             if index == _ZYGOTE:
-                self._zygote = Zygote(self._seed)
-                self._populate()
-                due = now  # look again: there are children now
+                due = now  # look again: there will be children then
+                try:
+                    self._zygote = Zygote(self._seed)
+                except OSError as exc:
+                    self._fail(f"cannot fork a zygote: {exc}")
+                    self._try_later(_ZYGOTE, now)
+                else:
+                    self._populate()
             else:
                 self._to_fork.append(index)
         self._tend_at = due
@@ -653,8 +665,10 @@ class ChildrenPool:
         elif exitcode == -signal.SIGKILL:
             how += " (not by us: out of memory?)"
         running = child.inflight
-        if running and not child.died_of:
-            _logger.error("child %d %s while it ran %d job(s)", child.pid, how, len(running))
+        if not child.died_of and (running or child.state is not State.LEAVING):
+            self._count_death(how)
+            if running:
+                _logger.error("child %d %s while it ran %d job(s)", child.pid, how, len(running))
         evidence = f"child {child.pid} {how}"
         if self._is_private:
             evidence += f" after {now - since:.1f} s"
@@ -685,8 +699,6 @@ class ChildrenPool:
         """Put a new child in the place of one that has ended; later, if that one could not start."""
         if self._is_stopping:
             return
-        if not child.died_of and (child.state is not State.LEAVING or "killed" in how):
-            self._count_death(how)
         if child.state is State.LEAVING or child.index not in self._seats:
             return  # replaced already, or not to be replaced
         self._replaced[child.died_of or how] += 1

@@ -57,7 +57,7 @@ class _Crew:
     def _serve(self, slot: Slot) -> None:
         try:
             serve_slot(self._desk, slot)
-        except BrokenPipeError:
+        except ConnectionError:
             pass  # the parent is gone; the control socket says so to the main thread
         except Exception:
             _logger.exception("a slot ended by an error of the pool itself")

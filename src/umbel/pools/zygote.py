@@ -128,7 +128,7 @@ class Zygote:
         """Ask for a child, which gets copies of both sockets. A zygote that is gone says so by `answers`."""
         try:
             send_with_files(self._sock, msgspec.msgpack.encode(order), jobs.fileno(), control.fileno())
-        except (BrokenPipeError, ConnectionResetError):
+        except ConnectionError:
             pass
 
     def answers(self) -> list[Answer] | None:
@@ -185,7 +185,7 @@ def _be_zygote(sock: socket.socket, parent: int, seed: Seed) -> NoReturn:
     status = 1
     try:
         status = _Nursery(sock, parent, seed).run()
-    except BrokenPipeError:
+    except ConnectionError:
         status = 0  # the parent is gone
     except BaseException:  # noqa: BLE001 - nothing may return into the parent's code that we were forked from
         traceback.print_exc()

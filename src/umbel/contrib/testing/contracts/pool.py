@@ -18,7 +18,7 @@ import pytest
 from umbel.exceptions import SoftTimeLimitExceeded, Terminated
 from umbel.pools.base import ChildInfo, Finished, Interrupt, Job, Lost, Pool, PoolBroken, Receipt, Runner, Started
 
-__all__ = ["PoolContract", "PoolDriver", "ScriptRunner", "descendants", "make_driver"]
+__all__ = ["PoolContract", "PoolDriver", "ProcessPoolContract", "ScriptRunner", "descendants", "make_driver"]
 
 _PATIENCE: Final = 20.0  # seconds that anything may take on a slow machine
 _MEBIBYTE: Final = 1 << 20
@@ -253,7 +253,7 @@ def _descriptors() -> int:
 class PoolContract:
     """What every pool must keep. Subclass it, and say in `make` how yours is made."""
 
-    is_isolated = True  # jobs run in processes of their own, which can be killed
+    is_isolated = True  # no job runs in the worker itself
     is_shared = False  # a process runs several jobs at once
 
     def make(self, runner: Runner, *, slots: int = 1, **options: Any) -> Pool:
@@ -326,56 +326,11 @@ class PoolContract:
 
         assert {len(report) for report in driver.results(tags)} == {60_000}
 
-    def test_what_cannot_be_encoded_loses_its_job_and_no_other(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("nothing is encoded within one process")
-        driver = make_driver(slots=1)
-
-        unsendable, unreportable, good = driver.give(["echo", object()], ["object"], ["echo", 1])
-
-        assert driver.results([good]) == [1]
-        assert "cannot be sent" in driver.lost(unsendable).evidence
-        assert "cannot be encoded" in driver.lost(unreportable).evidence
-        assert driver.lost(unreportable).at_fault
-
-    def test_a_payload_that_cannot_be_read_loses_its_job_and_no_other(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("nothing is decoded within one process")
-        driver = make_driver(slots=1)
-
-        bad, good = driver.give({"no": "list"}, ["echo", 1])  # type: ignore[arg-type]  # this is what is wrong with it
-
-        assert driver.results([good]) == [1]
-        assert "cannot be decoded" in driver.lost(bad).evidence
-
     # -- slots
 
-    def test_a_busy_slot_holds_no_job_that_another_could_run(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("there is one slot")
-        driver = make_driver(slots=2)
-        driver.results(driver.give(*(["echo", i] for i in range(200))))  # now it deals short jobs ahead
-
-        (long,) = driver.give(["sleep", 1.5])
-        tags = driver.give(*(["echo", i] for i in range(300)))
-
-        assert driver.results(tags) == list(range(300))
-        assert long not in driver.ended
-
-    def test_all_slots_run_at_once(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("there is one slot")
-        driver = make_driver(slots=4)
-        driver.results(driver.give(*(["echo", i] for i in range(200))))
-
-        began = time.monotonic()
-        driver.results(driver.give(*(["sleep", 0.4] for _ in range(4))))
-
-        assert time.monotonic() - began < 1.2
-
     def test_no_more_jobs_run_than_there_are_slots(self, make_driver: _Drive) -> None:
-        slots = 2 if self.is_isolated else 1
-        driver = make_driver(slots=slots)
+        driver = make_driver(slots=2)
+        slots = driver.pool.slots
         driver.results(driver.give(*(["echo", i] for i in range(200))))
 
         tags = driver.give(*(["sleep", 0.05] for _ in range(6)), announce=True)
@@ -385,25 +340,6 @@ class PoolContract:
             return driver.ended.keys() >= set(tags)
 
         driver.until(holds)
-
-    def test_a_pool_grows_and_shrinks(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("there is one slot")
-        driver = make_driver(slots=1)
-        driver.pool.resize(3)
-        assert driver.pool.slots == 3
-
-        busy = driver.give(*(["sleep", 1.0] for _ in range(3)), announce=True)
-        driver.until(lambda: driver.started.keys() >= set(busy))
-        driver.pool.resize(1)  # ends no job
-        after = driver.give(["sleep", 0.2], ["sleep", 0.2], announce=True)
-
-        assert driver.results(busy) == [1.0] * 3
-        driver.until(lambda: after[0] in driver.started)
-        assert after[1] not in driver.started
-        assert driver.results(after) == [0.2] * 2
-        driver.pool.resize(2)
-        assert driver.results(driver.give(*(["echo", i] for i in range(100)))) == list(range(100))
 
     # -- taking back
 
@@ -485,59 +421,6 @@ class PoolContract:
             assert isinstance(receipt, Finished)
             assert receipt.report == "terminated"
 
-    def test_a_killed_job_ends_whatever_it_does(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("nothing can be killed within one process")
-        driver = make_driver(slots=2)
-        target, neighbour = driver.give(["block", 60], ["sleep", 0.9], announce=True)
-        driver.until(lambda: driver.started.keys() == {target, neighbour})
-
-        driver.pool.interrupt(target, Interrupt.KILL)
-
-        lost = driver.lost(target)
-        assert (lost.at_fault, lost.interrupted, lost.exitcode) == (True, True, -signal.SIGKILL)
-        if self.is_shared:
-            innocent = driver.lost(neighbour)
-            assert (innocent.at_fault, innocent.interrupted) == (False, False)
-        else:
-            assert driver.results([neighbour]) == [0.9]
-        assert driver.results(driver.give(["echo", 1])) == [1]
-
-    def test_the_process_of_a_killed_job_gets_the_signal_that_was_asked_for(self, make_driver: _Drive) -> None:
-        if not self.is_isolated or self.is_shared:
-            pytest.skip("no process is killed for one job")
-        driver = make_driver(slots=1)
-        (target,) = driver.give(["block", 60], announce=True)
-        driver.until(lambda: target in driver.started)
-
-        driver.pool.interrupt(target, Interrupt.CANCEL, signal=signal.SIGTERM)
-
-        assert driver.lost(target).exitcode == -signal.SIGTERM
-
-    def test_kills_at_the_last_moment_never_hit_the_next_job(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("nothing can be killed within one process")
-        driver = make_driver(slots=2, grace=0.01)
-        tags = driver.give(*(["echo", 7] for _ in range(300)), announce=True)
-        aimed: set[int] = set()
-
-        def aim() -> bool:
-            for tag in driver.started.keys() - aimed:
-                if tag % 10 == 0:
-                    driver.pool.interrupt(tag, Interrupt.KILL)
-                aimed.add(tag)
-            return driver.ended.keys() >= set(tags)
-
-        driver.until(aim)
-
-        for tag in tags:
-            receipt = driver.ended[tag]
-            if isinstance(receipt, Lost) and receipt.at_fault:
-                assert tag % 10 == 0
-                assert receipt.interrupted
-            elif isinstance(receipt, Lost):
-                assert self.is_shared
-
     def test_a_job_that_is_killed_before_it_begins_is_lost_and_not_at_fault(self, make_driver: _Drive) -> None:
         driver = make_driver(slots=1)
         driver.results(driver.give(*(["echo", i] for i in range(200))))
@@ -563,102 +446,20 @@ class PoolContract:
 
     # -- processes that end
 
-    @pytest.mark.slow
-    def test_each_job_has_one_receipt_when_children_are_killed_at_random(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("nothing can be killed within one process")
-        driver = make_driver(slots=3)
-        chance = random.Random(4)
-        killed = 0
-        tags: list[int] = []
-
-        def wreak() -> bool:
-            nonlocal killed
-            if len(tags) < 2000 and len(tags) - len(driver.ended) < 40:
-                tags.extend(driver.give(*(["sleep", chance.choice((0, 0, 0.001, 0.005))] for _ in range(40))))
-            if chance.random() < 0.02 and (pids := driver.look()["processes"]):
-                try:
-                    os.kill(chance.choice(pids), signal.SIGKILL)
-                    killed += 1
-                except ProcessLookupError:
-                    pass
-            return len(tags) >= 2000 and driver.ended.keys() >= set(tags)
-
-        driver.until(wreak, patience=50.0)
-
-        lost = [receipt for receipt in driver.ended.values() if isinstance(receipt, Lost)]
-        assert killed > 5
-        assert all(receipt.at_fault and "SIGKILL" in receipt.evidence for receipt in lost)
-        assert len(lost) <= 3 * killed  # only what ran
-
     @pytest.mark.parametrize(
-        ("program", "evidence", "exitcode"),
-        [
-            (["exit", 5], "exited with status 5", 5),
-            (["exit", 0], "exited with status 0", 0),
-            (["kill", int(signal.SIGALRM)], "SIGALRM", -signal.SIGALRM),
-            (["kill", int(signal.SIGKILL)], "out of memory?", -signal.SIGKILL),
-            (["raise", "SystemExit"], "SystemExit(3)", None),
-            (["raise", "MemoryError"], "memory", None),
-            (["raise", "ValueError"], "bug", None),
-        ],
+        ("error", "evidence"), [("SystemExit", "SystemExit(3)"), ("MemoryError", "emory"), ("ValueError", "bug")]
     )
-    def test_a_job_that_ends_its_process_is_lost_by_its_own_fault(
-        self, make_driver: _Drive, program: list[Any], evidence: str, exitcode: int | None
+    def test_a_job_whose_runner_raises_is_lost_by_its_own_fault(
+        self, make_driver: _Drive, error: str, evidence: str
     ) -> None:
-        if not self.is_isolated and program[0] != "raise":
-            pytest.skip("it would end the tests")
         driver = make_driver(slots=1)
 
-        bad, *good = driver.give(program, *(["echo", i] for i in range(20)))
+        bad, *good = driver.give(["raise", error], *(["echo", i] for i in range(20)))
 
         assert driver.results(good) == list(range(20))
         lost = driver.lost(bad)
-        assert evidence in lost.evidence or not self.is_isolated
-        assert (lost.at_fault, lost.interrupted, lost.exitcode) == (True, False, exitcode)
-
-    def test_the_zygote_can_be_killed(self, make_driver: _Drive) -> None:
-        zygote = 0
-        driver = make_driver(slots=2)
-        zygote = driver.look().get("zygote") or 0
-        if not zygote:
-            pytest.skip("it has none")
-        running = driver.give(["sleep", 30], ["sleep", 30], announce=True)
-        waiting = driver.give(["echo", 1], ["echo", 2])
-        driver.until(lambda: driver.started.keys() == set(running))
-
-        os.kill(zygote, signal.SIGKILL)
-
-        for tag in running:
-            lost = driver.lost(tag)
-            assert (lost.at_fault, lost.interrupted) == (False, False)
-            assert "zygote" in lost.evidence
-        assert driver.results(waiting) == [1, 2]
-        assert driver.look()["zygote"] != zygote
-
-    def test_a_child_is_replaced_after_so_many_jobs(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("the worker itself is not replaced")
-        driver = make_driver(slots=2, max_jobs_per_child=7)
-
-        pids = driver.results(driver.give(*(["pid"] for _ in range(70))))
-
-        assert max(pids.count(pid) for pid in pids) <= 7
-        assert len(set(pids)) >= 10
-        assert driver.look()["replaced"].keys() == {"max jobs"}
-
-    def test_a_child_is_replaced_when_it_has_grown_too_big(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("the worker itself is not replaced")
-        limit = 64 * 1024 + _resident()
-        driver = make_driver(slots=1, max_memory_per_child=limit)
-
-        small = driver.results(driver.give(["pid"], ["pid"]))
-        big = driver.results(driver.give(["grow", 128], ["pid"], ["pid"]))
-
-        assert small == [big[0]] * 2
-        assert big[1] == big[2] != big[0]
-        assert driver.look()["replaced"] == {"max memory": 1}
+        assert evidence in lost.evidence
+        assert (lost.at_fault, lost.interrupted, lost.exitcode) == (True, False, None)
 
     # -- start and stop
 
@@ -713,15 +514,6 @@ class PoolContract:
         assert isinstance(lost, Lost)
         assert (lost.at_fault, lost.interrupted) == (False, True)
 
-    def test_start_may_be_called_twice(self, make_driver: _Drive) -> None:
-        if not self.is_isolated:
-            pytest.skip("it starts in the thread that runs it")
-        driver = make_driver(slots=1)
-
-        driver.pool.start()
-
-        assert driver.results(driver.give(["echo", 1])) == [1]
-
     def test_nothing_wakes_the_loop_of_an_idle_pool(self, make_driver: _Drive) -> None:
         driver = make_driver(slots=2)
         driver.results(driver.give(*(["echo", i] for i in range(100))))
@@ -730,6 +522,203 @@ class PoolContract:
             return not select.select([driver.pool.fileno()], [], [], 0.15)[0] and driver.pool.next_timer() is None
 
         driver.until(is_quiet)
+
+
+class ProcessPoolContract(PoolContract):
+    """What a pool must keep whose jobs run in processes of their own."""
+
+    def test_what_cannot_be_encoded_loses_its_job_and_no_other(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=1)
+
+        unsendable, unreportable, good = driver.give(["echo", object()], ["object"], ["echo", 1])
+
+        assert driver.results([good]) == [1]
+        assert "cannot be sent" in driver.lost(unsendable).evidence
+        assert "cannot be encoded" in driver.lost(unreportable).evidence
+        assert driver.lost(unreportable).at_fault
+
+    def test_a_payload_that_cannot_be_read_loses_its_job_and_no_other(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=1)
+
+        bad, good = driver.give({"no": "list"}, ["echo", 1])  # type: ignore[arg-type]  # this is what is wrong with it
+
+        assert driver.results([good]) == [1]
+        assert "cannot be decoded" in driver.lost(bad).evidence
+
+    def test_a_busy_slot_holds_no_job_that_another_could_run(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=2)
+        driver.results(driver.give(*(["echo", i] for i in range(200))))  # now it deals short jobs ahead
+
+        (long,) = driver.give(["sleep", 1.5])
+        tags = driver.give(*(["echo", i] for i in range(300)))
+
+        assert driver.results(tags) == list(range(300))
+        assert long not in driver.ended
+
+    def test_all_slots_run_at_once(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=4)
+        driver.results(driver.give(*(["echo", i] for i in range(200))))
+
+        began = time.monotonic()
+        driver.results(driver.give(*(["sleep", 0.4] for _ in range(4))))
+
+        assert time.monotonic() - began < 1.2
+
+    def test_a_pool_grows_and_shrinks(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=1)
+        driver.pool.resize(3)
+        assert driver.pool.slots == 3
+
+        busy = driver.give(*(["sleep", 1.0] for _ in range(3)), announce=True)
+        driver.until(lambda: driver.started.keys() >= set(busy))
+        driver.pool.resize(1)  # ends no job
+        after = driver.give(["sleep", 0.2], ["sleep", 0.2], announce=True)
+
+        assert driver.results(busy) == [1.0] * 3
+        driver.until(lambda: after[0] in driver.started)
+        assert after[1] not in driver.started
+        assert driver.results(after) == [0.2] * 2
+        driver.pool.resize(2)
+        assert driver.results(driver.give(*(["echo", i] for i in range(100)))) == list(range(100))
+
+    def test_a_killed_job_ends_whatever_it_does(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=2)
+        target, neighbour = driver.give(["block", 60], ["sleep", 0.9], announce=True)
+        driver.until(lambda: driver.started.keys() == {target, neighbour})
+
+        driver.pool.interrupt(target, Interrupt.KILL)
+
+        lost = driver.lost(target)
+        assert (lost.at_fault, lost.interrupted, lost.exitcode) == (True, True, -signal.SIGKILL)
+        if self.is_shared:
+            innocent = driver.lost(neighbour)
+            assert (innocent.at_fault, innocent.interrupted) == (False, False)
+        else:
+            assert driver.results([neighbour]) == [0.9]
+        assert driver.results(driver.give(["echo", 1])) == [1]
+
+    def test_the_process_of_a_killed_job_gets_the_signal_that_was_asked_for(self, make_driver: _Drive) -> None:
+        if self.is_shared:
+            pytest.skip("no process is killed for one job")
+        driver = make_driver(slots=1)
+        (target,) = driver.give(["block", 60], announce=True)
+        driver.until(lambda: target in driver.started)
+
+        driver.pool.interrupt(target, Interrupt.CANCEL, signal=signal.SIGTERM)
+
+        assert driver.lost(target).exitcode == -signal.SIGTERM
+
+    def test_kills_at_the_last_moment_never_hit_the_next_job(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=2, grace=0.01)
+        tags = driver.give(*(["echo", 7] for _ in range(300)), announce=True)
+        aimed: set[int] = set()
+
+        def aim() -> bool:
+            for tag in driver.started.keys() - aimed:
+                if tag % 10 == 0:
+                    driver.pool.interrupt(tag, Interrupt.KILL)
+                aimed.add(tag)
+            return driver.ended.keys() >= set(tags)
+
+        driver.until(aim)
+
+        for tag in tags:
+            receipt = driver.ended[tag]
+            if isinstance(receipt, Lost) and receipt.at_fault:
+                assert tag % 10 == 0
+                assert receipt.interrupted
+            elif isinstance(receipt, Lost):
+                assert self.is_shared
+
+    @pytest.mark.slow
+    def test_each_job_has_one_receipt_when_children_are_killed_at_random(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=3)
+        chance = random.Random(4)
+        killed = 0
+        tags: list[int] = []
+
+        def wreak() -> bool:
+            nonlocal killed
+            if len(tags) < 2000 and len(tags) - len(driver.ended) < 40:
+                tags.extend(driver.give(*(["sleep", chance.choice((0, 0, 0.001, 0.005))] for _ in range(40))))
+            if chance.random() < 0.02 and (pids := driver.look()["processes"]):
+                try:
+                    os.kill(chance.choice(pids), signal.SIGKILL)
+                    killed += 1
+                except ProcessLookupError:
+                    pass
+            return len(tags) >= 2000 and driver.ended.keys() >= set(tags)
+
+        driver.until(wreak, patience=50.0)
+
+        lost = [receipt for receipt in driver.ended.values() if isinstance(receipt, Lost)]
+        assert killed > 5
+        assert all(receipt.at_fault and "SIGKILL" in receipt.evidence for receipt in lost)
+        assert len(lost) <= 3 * killed  # only what ran
+
+    @pytest.mark.parametrize(
+        ("program", "evidence", "exitcode"),
+        [
+            (["exit", 5], "exited with status 5", 5),
+            (["exit", 0], "exited with status 0", 0),
+            (["kill", int(signal.SIGALRM)], "SIGALRM", -signal.SIGALRM),
+            (["kill", int(signal.SIGKILL)], "out of memory?", -signal.SIGKILL),
+        ],
+    )
+    def test_a_job_that_ends_its_process_is_lost_by_its_own_fault(
+        self, make_driver: _Drive, program: list[Any], evidence: str, exitcode: int
+    ) -> None:
+        driver = make_driver(slots=1)
+
+        bad, *good = driver.give(program, *(["echo", i] for i in range(20)))
+
+        assert driver.results(good) == list(range(20))
+        lost = driver.lost(bad)
+        assert evidence in lost.evidence
+        assert (lost.at_fault, lost.interrupted, lost.exitcode) == (True, False, exitcode)
+
+    def test_the_zygote_can_be_killed(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=2)
+        zygote = driver.look()["zygote"]
+        running = driver.give(["sleep", 30], ["sleep", 30], announce=True)
+        waiting = driver.give(["echo", 1], ["echo", 2])
+        driver.until(lambda: driver.started.keys() == set(running))
+
+        os.kill(zygote, signal.SIGKILL)
+
+        for tag in running:
+            lost = driver.lost(tag)
+            assert (lost.at_fault, lost.interrupted) == (False, False)
+            assert "zygote" in lost.evidence
+        assert driver.results(waiting) == [1, 2]
+        assert driver.look()["zygote"] != zygote
+
+    def test_a_child_is_replaced_after_so_many_jobs(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=2, max_jobs_per_child=7)
+
+        pids = driver.results(driver.give(*(["pid"] for _ in range(70))))
+
+        assert max(pids.count(pid) for pid in pids) <= 7
+        assert len(set(pids)) >= 10
+        assert driver.look()["replaced"].keys() == {"max jobs"}
+
+    def test_a_child_is_replaced_when_it_has_grown_too_big(self, make_driver: _Drive) -> None:
+        limit = 64 * 1024 + _resident()
+        driver = make_driver(slots=1, max_memory_per_child=limit)
+
+        small = driver.results(driver.give(["pid"], ["pid"]))
+        big = driver.results(driver.give(["grow", 128], ["pid"], ["pid"]))
+
+        assert small == [big[0]] * 2
+        assert big[1] == big[2] != big[0]
+        assert driver.look()["replaced"] == {"max memory": 1}
+
+    def test_start_may_be_called_twice(self, make_driver: _Drive) -> None:
+        driver = make_driver(slots=1)
+
+        driver.pool.start()
+
+        assert driver.results(driver.give(["echo", 1])) == [1]
 
 
 def _resident() -> int:
