@@ -13,18 +13,11 @@ if TYPE_CHECKING:
     from umbel.app.app import Celery, Umbel, shared_task
     from umbel.app.report import bugreport
     from umbel.app.task import Task
-    from umbel.canvas import (
-        Signature,
-        chain,
-        chord,
-        chunks,
-        group,
-        maybe_signature,
-        signature,
-        subtask,
-        xmap,
-        xstarmap,
-    )
+    from umbel.canvas.chain import chain
+    from umbel.canvas.chord import chord
+    from umbel.canvas.group import group
+    from umbel.canvas.maps import chunks, xmap, xstarmap
+    from umbel.canvas.signature import Signature, maybe_signature, signature, subtask
     from umbel.current import current_app, current_task
 
 __all__ = [
@@ -77,19 +70,7 @@ _HOME: Final = {
     "shared_task": "umbel.app.app",
     "uuid": "umbel._names",
     **dict.fromkeys(
-        (
-            "Signature",
-            "chain",
-            "chord",
-            "chunks",
-            "group",
-            "maybe_signature",
-            "signature",
-            "subtask",
-            "xmap",
-            "xstarmap",
-        ),
-        "umbel.canvas",
+        "Signature chain chord chunks group maybe_signature signature subtask xmap xstarmap".split(), "umbel.canvas"
     ),
 }
 

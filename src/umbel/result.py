@@ -4,6 +4,7 @@ A handle reads the store again until the task has ended, then it remembers. Wait
 are awaited, whether one or ten thousand.
 """
 
+# ruff: noqa: FBT001, FBT002, PLR0917, ASYNC109 - Celery's signatures
 from __future__ import annotations
 
 import asyncio
@@ -350,31 +351,16 @@ class AsyncResult(ResultBase, Generic[R]):
         self._meta = None
         self.backend.forget(self.id, *(each.id for each in self._ancestors()))
 
-    def revoke(
-        self,
-        connection: Any = None,
-        terminate: bool = False,
-        signal: str | None = None,
-        wait: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        """Forbid the task to run; with *terminate* also stop it if it runs."""
-        self._control().revoke(
-            self.id, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
-        )
+    def revoke(self, connection: Any = None, terminate: bool = False, signal: str | None = None, **options: Any) -> None:
+        """Forbid the task to run; with *terminate* also stop it if it runs. *options* as for ``app.control.revoke``."""
+        self._control().revoke(self.id, connection=connection, terminate=terminate, signal=signal, **options)
 
     def revoke_by_stamped_headers(
-        self,
-        headers: Any,
-        connection: Any = None,
-        terminate: bool = False,
-        signal: str | None = None,
-        wait: bool = False,
-        timeout: float | None = None,
+        self, headers: Any, connection: Any = None, terminate: bool = False, signal: str | None = None, **options: Any
     ) -> None:
         """Forbid all tasks with these stamps to run."""
         self._control().revoke_by_stamped_headers(
-            headers, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
+            headers, connection=connection, terminate=terminate, signal=signal, **options
         )
 
     def _control(self) -> Any:
@@ -701,33 +687,7 @@ class ResultSet(ResultBase):
         _finish(wait, self.backend)
         return self._joined(callback)
 
-    def join_native(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float = 0.5,
-        callback: Callable[[str, Any], object] | None = None,
-        no_ack: bool = True,
-        on_message: Callable[[Meta], object] | None = None,
-        on_interval: Callable[[], object] | None = None,
-        disable_sync_subtasks: bool = True,
-    ) -> list[Any]:
-        """Do as `join` does."""
-        return self.join(timeout, propagate, interval, callback, no_ack, on_message, disable_sync_subtasks, on_interval)
-
-    def get(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float = 0.5,
-        callback: Callable[[str, Any], object] | None = None,
-        no_ack: bool = True,
-        on_message: Callable[[Meta], object] | None = None,
-        disable_sync_subtasks: bool = True,
-        on_interval: Callable[[], object] | None = None,
-    ) -> list[Any]:
-        """Do as `join` does."""
-        return self.join(timeout, propagate, interval, callback, no_ack, on_message, disable_sync_subtasks, on_interval)
+    get = join_native = join
 
     async def aget(self, timeout: float | None = None, propagate: bool = True) -> list[Any]:
         """As `get`, for the running event loop."""
@@ -783,23 +743,11 @@ class ResultSet(ResultBase):
         for result in self.results:
             result.forget()
 
-    def revoke(
-        self,
-        connection: Any = None,
-        terminate: bool = False,
-        signal: str | None = None,
-        wait: bool = False,
-        timeout: float | None = None,
-    ) -> None:
+    def revoke(self, connection: Any = None, terminate: bool = False, signal: str | None = None, **options: Any) -> None:
         """Forbid them all to run; with *terminate* also stop those that run."""
-        current.app_or_default(self._app or self.app).control.revoke(
-            [leaf.id for leaf in self._leaves()],
-            connection=connection,
-            terminate=terminate,
-            signal=signal,
-            reply=wait,
-            timeout=timeout,
-        )
+        control = current.app_or_default(self._app or self.app).control
+        ids = [leaf.id for leaf in self._leaves()]
+        control.revoke(ids, connection=connection, terminate=terminate, signal=signal, **options)
 
     # -- being a value
 
@@ -858,11 +806,11 @@ class GroupResult(ResultSet):
 
     def save(self, backend: Store | None = None) -> None:
         """Keep it in the store, for `restore`."""
-        (backend or self.backend).save_group(self.id, self)
+        (backend or self.backend).save_group(str(self.id), self)
 
     def delete(self, backend: Store | None = None) -> None:
         """Remove it from there."""
-        (backend or self.backend).delete_group(self.id)
+        (backend or self.backend).delete_group(str(self.id))
 
     @classmethod
     def restore(cls, id: str, backend: Store | None = None, app: Any = None) -> Any:
@@ -887,7 +835,7 @@ class GroupResult(ResultSet):
             return self.id == other.id and self.results == other.results and self.parent == other.parent
         return self.id == other if isinstance(other, str) else NotImplemented
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]  # it has an id, a bare set has none
         return hash(self.id)
 
     def __str__(self) -> str:
@@ -1020,7 +968,12 @@ async def _readable(fileno: int | None, timeout: float | None) -> bool:
         return False
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
-    loop.add_reader(fileno, lambda: readable.done() or readable.set_result(None))
+
+    def on_readable() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(fileno, on_readable)
     try:
         done, _ = await asyncio.wait([readable], timeout=timeout)
         return bool(done)

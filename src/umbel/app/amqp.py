@@ -79,7 +79,7 @@ class AMQP:
         )
         return Queues(queues, defaults)
 
-    def Router(self, queues: Queues | None = None, create_missing: bool | None = None) -> Router:  # noqa: N802 - Celery's
+    def Router(self, queues: Any = None, create_missing: bool | None = None) -> Router:  # noqa: N802 - Celery's
         """Return a router over *queues* (None = the app's)."""
         return Router(self.app.conf.task_routes, queues or self.queues)
 

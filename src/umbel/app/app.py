@@ -1,5 +1,6 @@
 """The app: tasks by name, settings, and the way to broker and results."""
 
+# ruff: noqa: FBT001, FBT002, PLR0917, ASYNC109 - Celery's signatures
 from __future__ import annotations
 
 import os
@@ -30,7 +31,7 @@ from umbel.app.sending import NO_RETRY, Line, RetryPolicy, Sender
 from umbel.app.settings import Settings, parse_assignments
 from umbel.app.settings_table import BY_NAME, BY_OLD_NAME
 from umbel.app.store import ResultStore
-from umbel.app.task import AsyncTask, PendingTask, Task
+from umbel.app.task import AsyncTask, PendingTask, Task, made
 from umbel.backends.base import Backend
 from umbel.brokers.base import Broker, Delivery, Publication
 from umbel.brokers.memory import MemoryStores
@@ -124,7 +125,8 @@ class Umbel:
         self.fixups = fixups
         self.home, embedded = find_home(self, main)
         self.embedded_url = f"sqlite:///{embedded}"
-        self.on_configure: Any = getattr(type(self), "on_configure", None) or Signal(name="app.on_configure")
+        if not hasattr(type(self), "on_configure"):
+            self.on_configure: Any = Signal(name="app.on_configure")
         self.on_after_configure = Signal(name="app.on_after_configure", providing_args=("source",))
         self.on_after_finalize = Signal(name="app.on_after_finalize")
         self.on_after_fork = Signal(name="app.on_after_fork")
@@ -250,7 +252,7 @@ class Umbel:
             vars_of_pending = object.__getattribute__(task, "__dict__")
             vars_of_pending.clear()
             object.__setattr__(task, "__class__", cls)
-            task.__init__()
+            cls.__init__(task)
             self._tasks[name] = task
 
     def register_task(self, task: Any, **options: Any) -> Any:
@@ -265,7 +267,7 @@ class Umbel:
             name = instance.name
             known = dict.get(self._tasks, name) or self._named.get(name, (None, None))[1]
             if known is not None and known is not instance:
-                self._complain(name, cls, stacklevel=4)
+                self._complain(name, cls, stacklevel=3)
             self._tasks[name] = instance
             self._named.pop(name, None)
             cls.app = self
@@ -311,7 +313,7 @@ class Umbel:
                 constructor(self)
             by_class = list(self._tasks.values())
             while self._pending:
-                object.__getattribute__(self._pending.popleft(), "__class__")  # looking makes it
+                made(self._pending.popleft())
             for task in by_class:
                 task.bind(self)
         self.on_after_finalize.send(sender=self)
@@ -537,17 +539,17 @@ class Umbel:
     # -- results
 
     @cached_property
-    def AsyncResult(self) -> Any:  # type: ignore[no-redef]  # noqa: N802 - Celery's name
+    def AsyncResult(self) -> Any:  # noqa: N802 - Celery's name
         """The class of results, bound to this app."""
         return self.subclass_with_self(AsyncResult)
 
     @cached_property
-    def GroupResult(self) -> Any:  # type: ignore[no-redef]  # noqa: N802 - Celery's name
+    def GroupResult(self) -> Any:  # noqa: N802 - Celery's name
         """The class of groups' results, bound to this app."""
         return self.subclass_with_self(GroupResult)
 
     @cached_property
-    def ResultSet(self) -> Any:  # type: ignore[no-redef]  # noqa: N802 - Celery's name
+    def ResultSet(self) -> Any:  # noqa: N802 - Celery's name
         """The class of sets of results, bound to this app."""
         return self.subclass_with_self(ResultSet)
 

@@ -36,7 +36,11 @@ class Connections(Generic[Kept]):
         self.timeout = timeout
         self._inherited: list[Any] = []  # never closed: closing would speak on the parent's connection
         self._closed = False
-        self._start_over()
+        self._idle: deque[Kept] = deque()
+        self._pid = os.getpid()
+        self._returned = threading.Condition()
+        self._out = 0  # opened and not closed
+        self._waiting = 0  # threads that wait for one to come back
 
     def take(self) -> Kept:
         """Return a connection, opened when none is idle; give it back with `give`, or `drop` it.
@@ -89,11 +93,11 @@ class Connections(Generic[Kept]):
             self.drop(connection)
 
     def _start_over(self) -> None:
-        self._inherited += getattr(self, "_idle", ())
+        self._inherited += self._idle
+        self._idle = deque()
         self._pid = os.getpid()
-        self._idle: deque[Kept] = deque()
         self._returned = threading.Condition()
-        self._out = 0  # opened and not closed
+        self._out = 0
         self._waiting = 0
 
     def _new(self) -> Kept:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -32,6 +32,9 @@ OpenBroker: TypeAlias = Callable[[str, Site], Broker]
 
 OpenBackend: TypeAlias = Callable[[str, Site], Backend]
 """Opens a connection to the result store at a URL."""
+
+
+Opener = TypeVar("Opener", OpenBroker, OpenBackend)
 
 
 def _memory_broker(url: str, site: Site) -> Broker:
@@ -67,7 +70,7 @@ def same_server(broker_url: str, backend_url: str | None) -> bool:
     return backend_url is not None and broker_url.partition("?")[0] == backend_url.partition("?")[0]
 
 
-def _find(what: str, url: str, known: Mapping[str, Any]) -> Any:
+def _find(what: str, url: str, known: Mapping[str, Opener]) -> Opener:
     scheme = url.partition("://")[0] if "://" in url else url.partition(":")[0]
     if scheme in known:
         return known[scheme]

@@ -66,13 +66,13 @@ class Plans:
         exc = _CONCLUSIONS[why](delivery, evidence)
         return conclude(self.env, self.find(delivery.message.task), delivery, exc, reason=evidence)
 
-    def started(self, delivery: Delivery, pid: int) -> Record | None:
-        """Return the record that says a task has begun in process *pid*; None when it wants none."""
+    def started(self, delivery: Delivery, pid: int, hostname: str) -> Record | None:
+        """Return the record that says a task has begun in process *pid* of *hostname*; None when it wants none."""
         plan = self.find(delivery.message.task)
         if plan is None or not plan.task.track_started or delivery.message.ignore_result:
             return None
-        request = Request.of_delivery(delivery, (), {}, {}, hostname=self.env.hostname)
-        return make_record(self.env, request, STARTED, {"pid": pid, "hostname": self.env.hostname})
+        request = Request.of_delivery(delivery, (), {}, {}, hostname=hostname)
+        return make_record(self.env, request, STARTED, {"pid": pid, "hostname": hostname})
 
 
 class TaskRunner:

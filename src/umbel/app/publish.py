@@ -43,7 +43,7 @@ _DELIVERY_MODES: Final = {"persistent": 2, "transient": 1}
 class Encoder(Protocol):
     """Encode the body of a message, and compress it."""
 
-    def __call__(self, body: Any, *, serializer: str, compression: str | None) -> tuple[bytes, str, str, str | None]:
+    def __call__(self, value: Any, /, *, serializer: str, compression: str | None) -> tuple[bytes, str, str, str | None]:
         """Return the bytes, their content type and encoding, and the MIME name of their compression."""
 
 

@@ -309,7 +309,7 @@ def _exchange(exchange: Any, kind: str | None) -> Exchange:
         return Exchange(exchange or "", kind or "direct")  # type: ignore[arg-type]  # checked by brokers
     return Exchange(
         exchange.name or "",
-        kind or getattr(exchange, "type", None) or "direct",
+        kind or getattr(exchange, "type", None) or "direct",  # type: ignore[arg-type]  # checked by brokers
         durable=bool(getattr(exchange, "durable", True)),
         auto_delete=bool(getattr(exchange, "auto_delete", False)),
         arguments=dict(getattr(exchange, "arguments", None) or {}),

@@ -83,11 +83,12 @@ class Sender:
         policy = policy or self._policy
         until = time.monotonic() + (self._timeout if timeout is None else timeout)
         further: Iterator[float] | None = None
+        errors: tuple[type[BaseException], ...] = (BrokerUnavailable, *policy.retry_errors)
         while True:
             try:
                 self._attempt(publications, needs, until)
                 return
-            except (BrokerUnavailable, *policy.retry_errors) as exc:
+            except errors as exc:
                 further = policy.pauses() if further is None else further
                 pause = next(further, None)
                 if pause is None or time.monotonic() + pause >= until:
@@ -95,6 +96,10 @@ class Sender:
                 if policy.errback is not None:
                     policy.errback(exc, pause)
             time.sleep(pause)
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self._lines.close()
 
     def _attempt(self, publications: Sequence[Publication], needs: Mapping[Route, Topology], until: float) -> None:
         line = self._lines.take()

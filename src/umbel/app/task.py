@@ -1,5 +1,6 @@
 """A function the app knows by name, and the ways to call it: here, or wherever a worker is."""
 
+# ruff: noqa: FBT001, FBT002, PLR0917, ASYNC109 - Celery's signatures
 from __future__ import annotations
 
 import importlib
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from umbel.canvas.signature import Signature
     from umbel.result import AsyncResult, EagerResult
 
-__all__ = ["AsyncTask", "Context", "PendingTask", "Task", "TaskType"]
+__all__ = ["AsyncTask", "Context", "PendingTask", "Task", "TaskType", "made"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -211,7 +212,7 @@ class Task(Generic[P, R]):
         if shadow is not None:
             options["shadow"] = shadow
         if app.conf.task_always_eager:
-            return app.apply_eagerly(self, args, kwargs, {**options, "task_id": task_id})  # type: ignore[no-any-return]
+            return app.apply_eagerly(self, args, kwargs, {**options, "task_id": task_id})
         if producer is not None:
             options["producer"] = producer
         return app.send_task(self.name, args, kwargs, task_id=task_id, task_type=self, **options)
@@ -234,7 +235,7 @@ class Task(Generic[P, R]):
 
         With *throw* (None = setting ``task_eager_propagates``) its exception is raised.
         """
-        return self.app.apply(  # type: ignore[no-any-return]
+        return self.app.apply(
             self,
             args,
             kwargs,
@@ -272,7 +273,7 @@ class Task(Generic[P, R]):
             throw=throw,
             eta=eta,
             countdown=countdown,
-            max_retries=... if max_retries is None else max_retries,
+            max_retries=max_retries,
             **options,
         )
 
@@ -286,7 +287,8 @@ class Task(Generic[P, R]):
     def signature(self, args: Sequence[Any] | None = None, *starargs: Any, **starkwargs: Any) -> Signature:
         """Return a call of this task to be sent later, or to be part of a work-flow."""
         starkwargs.setdefault("app", self.app)
-        return self.app.signature(self, args, *starargs, **starkwargs)
+        made: Signature = self.app.signature(self, args, *starargs, **starkwargs)
+        return made
 
     subtask = signature
 
@@ -367,17 +369,18 @@ class Task(Generic[P, R]):
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """Return the handle on the result of an earlier call."""
-        return self.app.AsyncResult(task_id, backend=self.backend, task_name=self.name, **kwargs)
+        made: AsyncResult[R] = self.app.AsyncResult(task_id, backend=self.backend, task_name=self.name, **kwargs)
+        return made
 
     # -- being an object
 
     @property
     def __name__(self) -> str:
-        return type(self).__name__
+        return str(vars(type)["__name__"].__get__(type(self)))
 
     def __repr__(self) -> str:
-        app = self.app
-        where = f" of {app.main} at {id(app):#x}" if app is not None else ""
+        app: Umbel | None = self.app
+        where = "" if app is None else f" of {app.main} at {id(app):#x}"
         return f"<@task: {self.name}{where}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -403,19 +406,19 @@ class PendingTask(Task[P, R]):
     """
 
     def __getattribute__(self, name: str) -> Any:
-        return getattr(_made(self), name)
+        return getattr(made(self), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(_made(self), name, value)
+        setattr(made(self), name, value)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return _made(self)(*args, **kwargs)  # type: ignore[no-any-return]
+        return made(self)(*args, **kwargs)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
-        return repr(_made(self))
+        return repr(made(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made(self).__reduce__()  # type: ignore[no-any-return]
+        return made(self).__reduce__()  # type: ignore[no-any-return]
 
     @staticmethod
     def of(make: Callable[[Any], object]) -> PendingTask[..., Any]:
@@ -425,7 +428,8 @@ class PendingTask(Task[P, R]):
         return task
 
 
-def _made(task: Any) -> Any:
+def made(task: Any) -> Any:
+    """Return *task*, made now if it was pending."""
     # Another thread may have made it since the caller looked; then its class is no longer ours.
     if type(task) is PendingTask:
         make = object.__getattribute__(task, "__dict__").get("_make")
