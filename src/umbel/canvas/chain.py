@@ -1,5 +1,7 @@
 """One task after the other."""
 
+# ruff: noqa: FBT001 - Celery's signatures
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +51,8 @@ class chain(Signature, metaclass=_Folding):  # noqa: N801 - Celery's name
     @classmethod
     def _from_dict(cls, d: Mapping[str, Any], app: Any) -> Any:
         made = super()._from_dict(d, app)
-        made["kwargs"] = {**d["kwargs"], "tasks": [maybe_signature(task, app) for task in d["kwargs"].get("tasks") or ()]}
+        tasks = [maybe_signature(task, app) for task in d["kwargs"].get("tasks") or ()]
+        made["kwargs"] = {**d["kwargs"], "tasks": tasks}
         return made
 
     @property
@@ -108,7 +111,7 @@ class chain(Signature, metaclass=_Folding):  # noqa: N801 - Celery's name
         made["kwargs"]["tasks"] = [step.clone() for step in self.tasks]
         return made
 
-    def set_immutable(self, immutable: bool) -> None:  # noqa: FBT001 - Celery's
+    def set_immutable(self, immutable: bool) -> None:
         """Say for every step whether it ignores arguments given later."""
         for step in self.tasks:
             step.set_immutable(immutable)

@@ -1,5 +1,7 @@
 """Tasks side by side, and one after all of them."""
 
+# ruff: noqa: FBT001, PLR0917 - Celery's signatures
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -141,7 +143,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         made["kwargs"] = {**self["kwargs"], "header": copied, "body": self.body.clone() if self.body else None}
         return made
 
-    def set_immutable(self, immutable: bool) -> None:  # noqa: FBT001 - Celery's
+    def set_immutable(self, immutable: bool) -> None:
         """Say for header and body whether they ignore arguments given later."""
         for task in self.tasks:
             task.set_immutable(immutable)

@@ -33,18 +33,18 @@ def expand(
         group_index=options.pop("group_index", None),
         chord=options.pop("chord", None),
     )
-    task_id = options.pop("task_id", None)
     if signature["subtask_type"] == "group" and where == Place():
-        return _stream(signature, app, args, kwargs or {}, options, task_id)
+        return _stream(signature, app, args, kwargs or {}, options)
+    task_id = options.pop("task_id", None)
     placed = place(signature, app, where, task_id=task_id)
     return placed.result, _calls(placed.signature, args, kwargs or {}, options)
 
 
 def _stream(
-    group: Any, app: App, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any], task_id: str | None
+    group: Any, app: App, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
 ) -> tuple[Any, Iterator[Call]]:
     """As `expand`, for a group that stands alone: each member is placed when its turn comes."""
-    group_id = group["options"].get("task_id") or task_id or uuid()
+    group_id = options.pop("task_id", None) or group["options"].get("task_id") or uuid()
     result = app.GroupResult(group_id, [])
     options = {**_own(group), **options}
 

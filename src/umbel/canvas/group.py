@@ -1,5 +1,7 @@
 """Tasks side by side."""
 
+# ruff: noqa: FBT001, FBT002, PLR0917 - Celery's signatures
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -120,7 +122,7 @@ class group(Signature):  # noqa: N801 - Celery's name
         self,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        add_to_parent: bool = True,  # noqa: FBT001, FBT002 - Celery's signature
+        add_to_parent: bool = True,
         producer: Any = None,
         link: Any = None,
         link_error: Any = None,
@@ -176,7 +178,7 @@ class group(Signature):  # noqa: N801 - Celery's name
         )
         return made
 
-    def set_immutable(self, immutable: bool) -> None:  # noqa: FBT001 - Celery's
+    def set_immutable(self, immutable: bool) -> None:
         """Say for every member whether it ignores arguments given later."""
         for task in self.tasks:
             task.set_immutable(immutable)

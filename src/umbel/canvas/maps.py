@@ -88,7 +88,8 @@ class chunks(Signature):  # noqa: N801 - Celery's name
         **options: Any,
     ) -> Any:
         """Send it as a group of messages, each routed as the task itself; return the group's handle."""
-        return self.group().apply_async(args, kwargs, route_name=route_name or self["kwargs"]["task"]["task"], **options)
+        route_name = route_name or self["kwargs"]["task"]["task"]
+        return self.group().apply_async(args, kwargs, route_name=route_name, **options)
 
     def apply(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run it here and now."""

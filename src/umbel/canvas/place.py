@@ -72,14 +72,14 @@ def steps_of(tasks: Sequence[Any]) -> list[Any]:
     A chord whose body is a chain hands all but the first of it to the chain around (PRT-068).
     """
     steps: list[Any] = []
-    for task in reversed([step for task in tasks for step in _flat(task)]):
-        if task["subtask_type"] == "group" and steps:
-            task = _chord(task, steps.pop(0))  # noqa: PLW2901 - it is that from here on
-        if task["subtask_type"] == "chord" and _is_chain(task["kwargs"]["body"]):
-            first, *rest = steps_of(task["kwargs"]["body"]["kwargs"]["tasks"])
-            task = _changed(task, {}, body=_with_ends(task["kwargs"]["body"], [first])[0] if not rest else first)  # noqa: PLW2901
+    for flat in reversed([step for task in tasks for step in _flat(task)]):
+        step = _chord(flat, steps.pop(0)) if flat["subtask_type"] == "group" and steps else flat
+        if step["subtask_type"] == "chord" and _is_chain(step["kwargs"]["body"]):
+            body = step["kwargs"]["body"]
+            first, *rest = _with_ends(body, steps_of(body["kwargs"]["tasks"]))
             steps[:0] = rest
-        steps.insert(0, task)
+            step = _changed(step, {}, body=first)
+        steps.insert(0, step)
     return steps
 
 

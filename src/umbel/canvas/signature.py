@@ -4,15 +4,16 @@ The dict has exactly the keys of protocol.md PRT-033. How calls combine (`join`)
 messages (`expand`) is said once for all kinds in those modules, over the dict forms, since that is what arrives.
 """
 
+# ruff: noqa: FBT001, FBT002, PLR0917 - Celery's signatures
+
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeVar
 
 from umbel import current
 from umbel._names import uuid
-from umbel.canvas.expand import expand
 from umbel.canvas.join import join
 from umbel.canvas.merge import merged
 from umbel.canvas.place import Place, place
@@ -21,7 +22,6 @@ from umbel.canvas.show import show
 __all__ = ["Signature", "maybe_signature", "signature", "subtask"]
 
 _Kind = TypeVar("_Kind", bound="type[Signature]")
-_Self = TypeVar("_Self", bound="Signature")
 
 
 class _Key:
@@ -73,7 +73,7 @@ class Signature(dict[str, Any]):
         options: Mapping[str, Any] | None = None,
         type: Any = None,
         subtask_type: str | None = None,
-        immutable: bool = False,  # noqa: FBT001, FBT002 - Celery's signature
+        immutable: bool = False,
         app: Any = None,
         **more_options: Any,
     ) -> None:
@@ -188,25 +188,25 @@ class Signature(dict[str, Any]):
     # -- Changing ------------------------------------------------------------------------------------------------------
 
     def clone(
-        self: _Self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> _Self:
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Self:
         """Return a copy with *args* before its own, and *kwargs* and *options* over them."""
         if args or kwargs or options:
             args, kwargs, options = merged(self, args or (), kwargs or {}, options)
         else:
             args, kwargs, options = self["args"], self["kwargs"], self["options"]
-        made: _Self = self.copy()
+        made = self.copy()
         made.update(args=args, kwargs=dict(kwargs), options=copy.deepcopy(options))
         return made
 
     partial = clone
 
     def replace(
-        self: _Self,
+        self,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> _Self:
+    ) -> Self:
         """Return a copy with whole fields replaced; None keeps one."""
         made = self.clone()
         if args is not None:
@@ -217,14 +217,14 @@ class Signature(dict[str, Any]):
             made["options"] = dict(options)
         return made
 
-    def set(self: _Self, immutable: bool | None = None, **options: Any) -> _Self:  # noqa: FBT001 - Celery's
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
         """Change options, and immutability unless None, in place; return itself."""
         if immutable is not None:
             self.set_immutable(immutable)
         self["options"].update(options)
         return self
 
-    def set_immutable(self, immutable: bool) -> None:  # noqa: FBT001 - Celery's
+    def set_immutable(self, immutable: bool) -> None:
         """Say whether arguments given later are ignored."""
         self["immutable"] = immutable
 
@@ -236,7 +236,7 @@ class Signature(dict[str, Any]):
         """Have *errback* called or sent when this fails; return it. The same one counts once."""
         return self._append("link_error", errback)
 
-    def on_error(self: _Self, errback: Any) -> _Self:
+    def on_error(self, errback: Any) -> Self:
         """As `link_error`, but return itself."""
         self.link_error(errback)
         return self
@@ -283,7 +283,7 @@ class Signature(dict[str, Any]):
         """Return this followed by *other*: ``a |= b`` is not an update of the dict."""
         return self.__or__(other)
 
-    def copy(self: _Self) -> _Self:
+    def copy(self) -> Self:
         """Return a shallow copy."""
         made = type(self).__new__(type(self))
         dict.__init__(made, self)
@@ -292,7 +292,7 @@ class Signature(dict[str, Any]):
 
     __copy__ = copy
 
-    def __deepcopy__(self: _Self, memo: dict[int, Any]) -> _Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         made = self.copy()
         memo[id(self)] = made
         for key, value in self.items():
@@ -327,7 +327,7 @@ def signature(varies: Any, *args: Any, **kwargs: Any) -> Any:
 subtask = signature
 
 
-def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:  # noqa: FBT001, FBT002 - Celery's
+def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:
     """Return *d* as a signature bound to *app*; None stays None, and so does what is no dict."""
     if d is None or not isinstance(d, Mapping):
         return d
