@@ -218,7 +218,9 @@ class Umbel:
                 if complain and known is not fun:
                     self._complain(name, fun, stacklevel=5)
                 return task
-            task = PendingTask.of(lambda pending: self._make(pending, fun, name, **options))
+            task = PendingTask.of(
+                lambda pending: self._make(pending, fun, name, **options), lambda: options.get("base") or self.Task
+            )
             self._named[name] = fun, task
             if self.finalized or not lazy or os.environ.get("FORKED_BY_MULTIPROCESSING"):
                 self._make(task, fun, name, **options)

@@ -406,6 +406,9 @@ class PendingTask(Task[P, R]):
     """
 
     def __getattribute__(self, name: str) -> Any:
+        if name == "__class__" and type(self) is PendingTask:
+            # isinstance() asks this, and would not notice that the type changes meanwhile.
+            return object.__getattribute__(self, "__dict__")["_base"]()
         return getattr(made(self), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -421,10 +424,10 @@ class PendingTask(Task[P, R]):
         return made(self).__reduce__()  # type: ignore[no-any-return]
 
     @staticmethod
-    def of(make: Callable[[Any], object]) -> PendingTask[..., Any]:
-        """Return a task that ``make(task)`` will turn into what it is to be; it must change its class."""
+    def of(make: Callable[[Any], object], base: Callable[[], type]) -> PendingTask[..., Any]:
+        """Return a task that ``make(task)`` will turn into an instance of a subclass of ``base()``."""
         task = object.__new__(PendingTask)
-        object.__setattr__(task, "_make", make)
+        object.__getattribute__(task, "__dict__").update(_make=make, _base=base)
         return task
 
 
