@@ -8,7 +8,7 @@ from typing import Any
 from umbel._names import uuid
 from umbel.canvas.call import Call
 from umbel.canvas.merge import merged
-from umbel.canvas.place import App, Place, place
+from umbel.canvas.place import App, Place, members_of, place
 
 __all__ = ["expand"]
 
@@ -51,10 +51,12 @@ def _stream(
     def calls() -> Iterator[Call]:
         index = 0
         for task in group["kwargs"]["tasks"]:
-            member = place(_as_group(task), app, Place(group_index=index), task_id=group_id)
-            index += member.width
-            result.results.extend(member.result.results)
-            yield from _calls(member.signature, args, kwargs, options)
+            for member in members_of(task):
+                placed = place(member, app, Place(group_id=group_id, group_index=index))
+                if placed.width:
+                    index += placed.width
+                    result.results.append(placed.result)
+                    yield from _calls(placed.signature, args, kwargs, options)
 
     return result, calls()
 
@@ -127,17 +129,6 @@ def _then(body: Any, rest: Sequence[Any]) -> Any:
     else:
         return _with_options(body, {"chain": [*(body["options"].get("chain") or ()), *rest]})
     return made
-
-
-def _as_group(task: Any) -> dict[str, Any]:
-    return {
-        "task": "celery.group",
-        "args": (),
-        "kwargs": {"tasks": [task]},
-        "options": {},
-        "subtask_type": "group",
-        "immutable": False,
-    }
 
 
 def _with_options(signature: Any, options: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import msgspec
 
 from umbel._names import uuid
 
-__all__ = ["App", "Place", "Placed", "header_tasks", "place", "steps_of", "width_of"]
+__all__ = ["App", "Place", "Placed", "members_of", "place", "steps_of", "width_of"]
 
 
 class App(Protocol):
@@ -83,10 +83,11 @@ def steps_of(tasks: Sequence[Any]) -> list[Any]:
     return steps
 
 
-def header_tasks(chord: Mapping[str, Any]) -> Any:
-    """Return the members of a chord's header, whatever form it has."""
-    header = chord["kwargs"]["header"]
-    return header["kwargs"]["tasks"] if isinstance(header, Mapping) else header
+def members_of(task: Any) -> Any:
+    """Return what *task* is within a group: itself, or the members of a group at any depth."""
+    if task["subtask_type"] != "group":
+        return (task,)
+    return (member for each in task["kwargs"]["tasks"] for member in members_of(each))
 
 
 def width_of(signature: Mapping[str, Any]) -> int:
@@ -138,7 +139,7 @@ def _place_group(signature: Any, app: App, where: Place, task_id: str | None) ->
     index = where.group_index or 0
     members, results = [], []
     for task in signature["kwargs"]["tasks"]:
-        for member in _members_of(task):
+        for member in members_of(task):
             at = msgspec.structs.replace(where, group_index=index)
             placed = place(member, app, at)
             if placed.result is None:  # an empty chain
@@ -215,12 +216,6 @@ def _flat(task: Any) -> list[Any]:
         return [task]
     inner = [step for each in task["kwargs"]["tasks"] for step in _flat(each)]
     return _with_ends(task, inner) if inner else []
-
-
-def _members_of(task: Any) -> Any:
-    if task["subtask_type"] != "group":
-        return (task,)
-    return (member for each in task["kwargs"]["tasks"] for member in _members_of(each))
 
 
 def _first_of(result: Any) -> Any:

@@ -10,6 +10,8 @@ from umbel.canvas.expand import expand
 
 __all__ = ["is_eager", "send"]
 
+_HOW = ("producer", "connection", "retry", "retry_policy", "timeout", "confirm_timeout")  # of sending, not of a task
+
 
 def is_eager(app: Any) -> bool:
     """Return whether calls are run where they are made."""
@@ -26,9 +28,9 @@ def send(
     """
     options = {key: value for key, value in options.items() if value is not None}
     add_to_parent = options.pop("add_to_parent", True)
-    connection = {name: options.pop(name) for name in ("producer", "connection") if name in options}
+    how = {name: options.pop(name) for name in _HOW if name in options}
     result, calls = expand(app, signature, args, options, kwargs)
-    app.send_calls(calls, **connection)
+    app.send_calls(calls, **how)
     if add_to_parent and result is not None:
         parent = current.get_current_worker_task()
         if parent is not None:

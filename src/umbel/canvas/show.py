@@ -27,8 +27,8 @@ def show(signature: Mapping[str, Any], module: str = "") -> str:
             stars = "*" if kind == "xstarmap" else ""
             return f"[{called}({stars}x) for x in {safe_repr(kwargs['it'], maxlevels=0)}]"
         case _:
-            named = [f"{key}={safe_repr(value, maxlevels=0)}" for key, value in kwargs.items()]
-            shown = [safe_repr(value, maxlevels=0) for value in signature["args"]]
+            named = [f"{key}={_value(value)}" for key, value in kwargs.items()]
+            shown = [_value(value) for value in signature["args"]]
             return f"{_name(signature['task'], module)}({', '.join([*shown, *named])})"
 
 
@@ -67,9 +67,13 @@ def _chord(header: Any, body: Any, module: str) -> str:
         return f"%({_chord(header, first, module)[1:]} | {_chain(rest, inner)})"
     if body["subtask_type"]:
         return f"%({members} | {show(body, inner)})"
-    named = [f"{key}={safe_repr(value)}" for key, value in body["kwargs"].items()]
-    shown = [safe_repr(value) for value in body["args"]]
+    named = [f"{key}={_value(value)}" for key, value in body["kwargs"].items()]
+    shown = [_value(value) for value in body["args"]]
     return f"%{_name(body['task'], module)}({', '.join([members, *shown, *named])})"
+
+
+def _value(value: Any) -> str:
+    return show(value) if isinstance(value, Mapping) and "subtask_type" in value else safe_repr(value, maxlevels=0)
 
 
 def _module(signature: Any) -> str:
