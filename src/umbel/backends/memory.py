@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Iterable, Sequence
 
 from umbel.backends.base import BackendFeatures
-from umbel.brokers.memory import Bell, MemoryStore
+from umbel.brokers.memory_store import Bell, MemoryStore
 from umbel.wire.record import Record
 
 __all__ = ["MemoryBackend"]

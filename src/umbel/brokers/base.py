@@ -203,14 +203,19 @@ class Broker(Protocol):
         """Return seconds until the earliest delayed message or foreign lease of our queues is due; None = none.
 
         0.0 = is due now. The descriptor tells of delayed messages published since; of leases taken since it does not,
-        so whoever waits asks again every few seconds. Paused queues do not count, so that nobody wakes for what cannot be claimed.
-        Brokers that wake the descriptor by themselves for those return None.
+        so whoever waits asks again every few seconds. Paused queues do not count, so that nobody wakes for what
+        cannot be claimed. Brokers that wake the descriptor by themselves for those return None.
         """
 
     # -- exchanges and queues
 
     def declare(self, topology: Topology) -> None:
-        """Create these exchanges, queues and bindings; repeating is harmless, what was there stays."""
+        """Create these exchanges, queues and bindings; repeating is harmless, what was there stays.
+
+        A queue that is `auto_delete` or `exclusive` goes with its last consumer, with all that is in it; one that
+        `expires` when nobody has consumed from it for so long; a message when it has waited for its queue's
+        `message_ttl`. Of time-outs, brokers that have no timer of their own make sure when they are next used.
+        """
 
     def sizes(self, queues: Iterable[str] | None = None) -> dict[str, QueueSize]:
         """Return the sizes of those *queues* that exist (None = all)."""

@@ -758,6 +758,7 @@ class BrokerContract:
         broker.resume("q")
         broker.resume("unknown")
         assert broker.paused() == frozenset()
+        assert list(broker.sizes()) == ["q"]
 
     # -- exchanges and queues -----------------------------------------------------------------------------------------
 
@@ -878,6 +879,58 @@ class BrokerContract:
         late.publish([Publication(message=call("2"), route=Route("x", "key"))])
 
         assert _ids(take(site, late, 5)) == ["1", "2"]
+
+    @pytest.mark.parametrize("spec", [QueueSpec("mine", auto_delete=True), QueueSpec("mine", exclusive=True)])
+    def test_a_temporary_queue_goes_with_its_last_consumer(self, site: Site, spec: QueueSpec) -> None:
+        _needs(site.temporary_queues and "fanout" in site.exchange_types)
+        broker = site.broker("kept")
+        broker.declare(_topology(Exchange("x", "fanout"), Binding("x", "kept"), Binding("x", "mine"), spec))
+        first, second = site.broker("mine"), site.broker("mine", "other")
+        send(first, "mine", "1", "2")
+        (delivery,) = take(site, first)
+
+        first.close()
+        assert broker.sizes()["mine"].ready == 1
+        second.consume(["other"])
+
+        assert set(broker.sizes()) == {"kept", "other"}
+        assert second.settle([finish(delivery)]).refused == (lease_of(delivery),)
+        broker.publish([Publication(message=call("3"), route=Route("x", ""))])
+        assert _ids(take(site, broker, 5)) == ["3"]
+        assert set(broker.sizes()) == {"kept", "other"}
+
+    def test_a_temporary_queue_outlasts_its_reader_by_its_time(self, site: Site) -> None:
+        _needs(site.temporary_queues)
+        broker = site.broker("q")
+        broker.declare(Topology.of(QueueSpec("replies", expires=20 * site.second)))
+        reader = site.broker("replies")
+        for _ in range(5):  # in use, however long
+            site.skip(10)
+            send(broker, "replies", "1")
+            take(site, reader, 5)
+        reader.close()
+
+        site.skip(10)
+        assert nothing_comes(site, broker)
+        assert "replies" in broker.sizes()
+        site.skip(11)
+        assert nothing_comes(site, broker)  # a good moment to tidy up
+
+        assert set(broker.sizes()) == {"q"}
+
+    def test_messages_do_not_outlast_the_time_their_queue_gives_them(self, site: Site) -> None:
+        _needs(site.temporary_queues)
+        site.broker().declare(Topology.of(QueueSpec("events", message_ttl=10 * site.second)))
+        broker = site.broker("events")
+        send(broker, "events", "held", "stale")
+        (held,) = take(site, broker)
+        site.skip(6)
+        send(broker, "events", "fresh")
+        site.skip(5)
+
+        assert _ids(take(site, broker, 5)) == ["fresh"]
+        assert broker.settle([finish(held)]).refused == ()
+        assert broker.sizes()["events"].ready == 0
 
     def test_sizes_tell_what_is_ready_delayed_and_claimed(self, site: Site) -> None:
         broker = site.broker("q")

@@ -60,6 +60,7 @@ class Site:
     open_results_elsewhere: Callable[[], Backend] | None = None
     second: float = 1.0  # what the suite takes for a second; small where `clock` is real
     grace: float = 0.0  # seconds between the end of a publish and the moment its message can be claimed
+    temporary_queues: bool = True  # queues go with their consumers, messages after their time, as declared
     exchange_types: frozenset[str] = frozenset({"direct", "topic", "fanout", "headers"})
     _opened: ExitStack = field(default_factory=ExitStack)
 
