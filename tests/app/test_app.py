@@ -289,6 +289,18 @@ def test_tasks_are_shared_with_other_apps_of_the_process(app):
     assert "not.shared" not in other.tasks
 
 
+@pytest.mark.row("API-025")
+def test_a_task_shared_by_another_app_gives_way_to_ones_own(app):
+    make().task(name="shared.and.own")(lambda: "theirs")
+    app.finalize()
+    assert app.tasks["shared.and.own"]() == "theirs"
+
+    own = app.task(name="shared.and.own")(lambda: "ours")
+
+    assert app.tasks["shared.and.own"] is own
+    assert own() == "ours"
+
+
 @pytest.mark.row("API-027")
 def test_of_two_functions_the_first_keeps_the_name_and_the_user_is_told_once(app):
     @app.task(name="taken")

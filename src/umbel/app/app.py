@@ -151,6 +151,7 @@ class Umbel:
         self._lock = threading.RLock()
         self._tasks = tasks if isinstance(tasks, TaskRegistry) else self.registry_cls(tasks or {})
         self._named: dict[str, tuple[Callable[..., Any], Any]] = {}  # functions and their tasks, by task name
+        self._borrowed: set[str] = set()  # names of tasks that other apps shared with us
         self._warned: set[str] = set()  # names said to be taken twice
         self._pending: deque[Any] = deque()  # tasks to be made when the app is finalised
         self._periodic: list[tuple[str, dict[str, Any]]] = []  # until the configuration is read
@@ -203,18 +204,28 @@ class Umbel:
         task = self.add_task(fun, name=name, lazy=lazy, complain=True, **options)
         if shared:
             this = weakref.ref(self)  # the app may go, its shared tasks stay
-            current.share(lambda app: None if app is this() else app.add_task(fun, name=name, **options))
+            current.share(lambda app: None if app is this() else app.add_task(fun, name=name, borrowed=True, **options))
         return filter(task) if filter is not None else task
 
     def add_task(
-        self, fun: Callable[..., Any], *, name: str, lazy: bool = True, complain: bool = False, **options: Any
+        self,
+        fun: Callable[..., Any],
+        *,
+        name: str,
+        lazy: bool = True,
+        complain: bool = False,
+        borrowed: bool = False,
+        **options: Any,
     ) -> Any:
-        """Return the task *name* made of *fun*, or the one that has this name already (and *complain* about that)."""
+        """Return the task *name* made of *fun*, or the one that has this name already (and *complain* about that).
+
+        One *borrowed* from another app gives way to one of our own.
+        """
         with self._lock:
             known, task = self._named.get(name, (None, None))
             if task is None and name in self._tasks:
                 task = dict.__getitem__(self._tasks, name)
-            if task is not None:
+            if task is not None and (borrowed or name not in self._borrowed):
                 if complain and known is not fun:
                     self._complain(name, fun, stacklevel=5)
                 return task
@@ -222,6 +233,7 @@ class Umbel:
                 lambda pending: self._make(pending, fun, name, **options), lambda: options.get("base") or self.Task
             )
             self._named[name] = fun, task
+            (self._borrowed.add if borrowed else self._borrowed.discard)(name)
             if self.finalized or not lazy or os.environ.get("FORKED_BY_MULTIPROCESSING"):
                 self._make(task, fun, name, **options)
             else:

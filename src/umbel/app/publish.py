@@ -60,7 +60,7 @@ class Publisher:
         self._compression: str | None = conf.task_compression
         self._delivery_mode = _delivery_mode(conf.task_default_delivery_mode)
         self._inherits_priority: bool = conf.task_inherit_parent_priority
-        self._repr_levels: int = conf.task_repr_maxlevels or 1 << 20
+        self._repr_levels: int = conf.task_repr_maxlevels  # 0 = all
         self._direct: dict[str, tuple[dict[str, Any], Route, Queue | None]] = {}  # by task name
         self._origin = ""
         self._origin_pid = 0
@@ -221,12 +221,12 @@ class Publisher:
         """Remember what must be declared before anything can be published to *route*."""
         if route in self.needs:
             return
-        if queue is not None:
-            needed = [] if queue.exists_by_itself or queue.broadcast else [queue]
-        else:  # an exchange with nothing bound to it would drop the message
-            needed = [each for each in self._router.queues.values() if _is_bound(each, route.exchange)]
-        if needed:
-            self.needs[route] = Topology.of(*(each.topology for each in needed))
+        if route.exchange:  # with nothing bound to it, it would drop the message
+            bound = [each for each in self._router.queues.values() if _is_bound(each, route.exchange)]
+        else:
+            bound = [] if queue is None or queue.exists_by_itself else [queue]
+        if bound:
+            self.needs[route] = Topology.of(*(each.exchange if each.broadcast else each.topology for each in bound))
 
     # -- when
 
