@@ -22,7 +22,7 @@ class _Folding(type):
     def __call__(cls, *tasks: Any, **options: Any) -> Any:
         app = options.pop("app", None)
         if len(tasks) == 1 and (isinstance(tasks[0], Mapping) or not isinstance(tasks[0], Iterable)):
-            made = cls._of([maybe_signature(tasks[0], app)], app)  # type: ignore[attr-defined]  # chain's
+            made = cls.of([maybe_signature(tasks[0], app)], app)  # type: ignore[attr-defined]  # chain's
         else:
             steps = tasks[0] if len(tasks) == 1 else tasks
             made = fold((maybe_signature(step, app) for step in steps if step is not None), Signature.types, app)
@@ -37,7 +37,8 @@ class chain(Signature, metaclass=_Folding):  # noqa: N801 - Celery's name
     """
 
     @classmethod
-    def _of(cls, tasks: list[Any], app: Any = None, options: Mapping[str, Any] | None = None) -> Any:
+    def of(cls, tasks: list[Any], app: Any = None, options: Mapping[str, Any] | None = None) -> Any:
+        """Return the chain of just these *tasks*, whatever they are."""
         d = {
             "task": "celery.chain",
             "args": (),
@@ -69,8 +70,8 @@ class chain(Signature, metaclass=_Folding):  # noqa: N801 - Celery's name
         """The task ``celery.chain``, which stands for chains and is never run."""
         return self._type or self.app.tasks["celery.chain"]
 
-    def _own_app(self) -> Any:
-        return self._app or next((app for app in (step._own_app() for step in self.tasks) if app), None)
+    def bound_app(self) -> Any:
+        return self._app or next((app for app in (step.bound_app() for step in self.tasks) if app), None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Send it; None when it is empty."""

@@ -26,7 +26,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         if isinstance(header, Mapping) and not isinstance(header, group):
             header = maybe_signature(header, app)
         if isinstance(header, group):
-            members, app = header.tasks, app or header._app
+            members, app = header.tasks, app or header.bound_app()
         elif isinstance(header, Mapping):
             members = [header]
         elif isinstance(header, (list, tuple)):
@@ -67,12 +67,12 @@ class chord(Signature):  # noqa: N801 - Celery's name
         """The task ``celery.chord``, which stands for chords."""
         return self._type or self.app.tasks["celery.chord"]
 
-    def _own_app(self) -> Any:
+    def bound_app(self) -> Any:
         if self._app is not None:
             return self._app
         parts = [] if isinstance(self.tasks, Members) else list(self.tasks)
         parts += [] if self.body is None else [self.body]
-        return next((app for app in (part._own_app() for part in parts) if app), None)
+        return next((app for app in (part.bound_app() for part in parts) if app), None)
 
     def __call__(self, body: Any = None, **options: Any) -> Any:
         """Send it, with *body* where one is given."""

@@ -70,7 +70,7 @@ class group(Signature):  # noqa: N801 - Celery's name
         if len(tasks) == 1:
             given = tasks[0]
             if isinstance(given, group):
-                given, app = given.tasks, app or given._app
+                given, app = given.tasks, app or given.bound_app()
             elif isinstance(given, Mapping):
                 given = [given]
         if isinstance(given, (list, tuple)):
@@ -102,10 +102,10 @@ class group(Signature):  # noqa: N801 - Celery's name
         """The task ``celery.group``, which stands for groups."""
         return self._type or self.app.tasks["celery.group"]
 
-    def _own_app(self) -> Any:
+    def bound_app(self) -> Any:
         if self._app is not None or isinstance(self.tasks, Members):
             return self._app
-        return next((app for app in (task._own_app() for task in self.tasks) if app), None)
+        return next((app for app in (task.bound_app() for task in self.tasks) if app), None)
 
     def __len__(self) -> int:
         """Return how many members it has."""

@@ -20,7 +20,7 @@ def join(left: Any, right: Any, types: _Types) -> Any:
         case ("group", "chain") if not _tasks(right):
             return _chain(types, left, [left])
         case ("group", _):
-            return types["chord"](left, right, app=left._app)
+            return types["chord"](left, right, app=left.bound_app())
         case ("chord", "chain"):
             return _chain(types, left, [left, *_tasks(right)])
         case ("chord", "group"):
@@ -35,7 +35,7 @@ def join(left: Any, right: Any, types: _Types) -> Any:
 
 def fold(signatures: Any, types: _Types, app: Any = None) -> Any:
     """Return *signatures* joined from left to right; a single one by itself, in a chain unless it is a group."""
-    made: Any = types["chain"]._of([], app)
+    made: Any = types["chain"].of([], app)
     for signature in signatures:
         made = join(made, signature, types)
     return made
@@ -55,7 +55,7 @@ def _appended(types: _Types, tasks: list[Any], right: Any) -> Any:
         case ("group", "group"):
             return [*tasks, right]  # becomes a chord when it is sent
         case ("group", _):
-            chord = types["chord"](last, right, app=last._app)
+            chord = types["chord"](last, right, app=last.bound_app())
             if before and before[-1]["subtask_type"] == "chord":
                 return [*before[:-1], join(before[-1], chord, types)]
             return [*before, chord]
@@ -73,7 +73,7 @@ def _chain(types: _Types, left: Any, tasks: Any) -> Any:
     if not isinstance(tasks, list):
         return tasks  # an empty chain before a group or chord is nothing
     options = left["options"] if left["subtask_type"] == "chain" else {}
-    return types["chain"]._of(tasks, left._app, options)
+    return types["chain"].of(tasks, left.bound_app(), options)
 
 
 def _with_body(chord: Any, body: Any) -> Any:

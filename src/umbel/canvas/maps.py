@@ -34,8 +34,8 @@ class _OverValues(Signature):
         inner = self["kwargs"]["task"]
         return super().apply_async(args, kwargs, route_name or inner["task"], **options)
 
-    def _own_app(self) -> Any:
-        return self._app or self["kwargs"]["task"]._own_app()
+    def bound_app(self) -> Any:
+        return self._app or self["kwargs"]["task"].bound_app()
 
     @classmethod
     def _from_dict(cls, d: Mapping[str, Any], app: Any) -> Any:
@@ -73,8 +73,8 @@ class chunks(Signature):  # noqa: N801 - Celery's name
         made["kwargs"] = {**d["kwargs"], "task": maybe_signature(d["kwargs"]["task"], app)}
         return made
 
-    def _own_app(self) -> Any:
-        return self._app or self["kwargs"]["task"]._own_app()
+    def bound_app(self) -> Any:
+        return self._app or self["kwargs"]["task"].bound_app()
 
     def __call__(self, **options: Any) -> Any:
         """Send it."""
@@ -99,7 +99,7 @@ class chunks(Signature):  # noqa: N801 - Celery's name
         """Return the group of its messages (PRT-078)."""
         task, n, values = self["kwargs"]["task"], self["kwargs"]["n"], iter(self["kwargs"]["it"])
         parts = iter(lambda: list(islice(values, n)), [])
-        return group((xstarmap(task, part, app=self._app) for part in parts), app=self._own_app())
+        return group((xstarmap(task, part, app=self._app) for part in parts), app=self.bound_app())
 
     @classmethod
     def apply_chunks(cls, task: Any, it: Iterable[Any], n: int, app: Any = None) -> Any:

@@ -125,13 +125,14 @@ class Signature(dict[str, Any]):
     @property
     def app(self) -> Any:
         """The app it, or what it is made of, is bound to; else the current one."""
-        return self._own_app() or current.get_current_app()
+        return self.bound_app() or current.get_current_app()
 
     @app.setter
     def app(self, app: Any) -> None:
         self._app = app
 
-    def _own_app(self) -> Any:
+    def bound_app(self) -> Any:
+        """Return the app that it, or something it is made of, is bound to; None = none."""
         return self._app
 
     @property

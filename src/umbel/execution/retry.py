@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from umbel import _time
+from umbel._time import backoff, parse_iso
 from umbel.canvas.signature import Signature
 from umbel.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry
 from umbel.execution.plan import Autoretry
@@ -107,7 +107,7 @@ def retry_by_itself(task: Any, request: Request, rule: Autoretry, exc: BaseExcep
         return exc
     options = dict(rule.options)
     if rule.backoff:
-        options["countdown"] = _time.backoff(
+        options["countdown"] = backoff(
             rule.backoff, request.retries or 0, rule.backoff_max, random if rule.jitter else None
         )
     if request.max_retries is not None:
@@ -153,4 +153,4 @@ def _positional_names(function: Any) -> list[str]:
 
 
 def _moment(eta: datetime | str | None) -> datetime | None:
-    return _time.parse_iso(eta) if isinstance(eta, str) else eta
+    return parse_iso(eta) if isinstance(eta, str) else eta
