@@ -41,13 +41,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fal
     ignore_result: bool | None = None  # None = the task's own
     replaced_task_nesting: int = 0
     stamped_headers: tuple[str, ...] | None = None  # names of stamps
-    stamps: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies an empty default
-    headers: dict[str, Any] = {}  # noqa: RUF012 - the sender's own headers, never the known ones
+    stamps: dict[str, Any] = {}
+    headers: dict[str, Any] = {}  # the sender's own headers, never the known ones
     reply_to: str | None = None  # where rpc results go
     correlation_id: str | None = None  # None = `id`
     priority: int | None = None  # None = unset (0 on virtual transports)
     delivery_mode: int = 2  # 2 persistent, 1 transient
-    properties: dict[str, Any] = {}  # noqa: RUF012 - unknown publish options, sent as message properties
+    properties: dict[str, Any] = {}  # unknown publish options, sent as message properties
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True, gc=False):
