@@ -34,7 +34,7 @@ from umbel.app.store import ResultStore
 from umbel.app.task import AsyncTask, PendingTask, Task, made
 from umbel.backends.base import Backend
 from umbel.brokers.base import Broker, Delivery, Publication
-from umbel.brokers.memory import MemoryStores
+from umbel.brokers.memory_store import MemoryStores
 from umbel.canvas.call import Call
 from umbel.canvas.expand import expand
 from umbel.canvas.signature import signature
@@ -486,18 +486,19 @@ class Umbel:
 
     def open_broker(self, *, write: bool = False) -> Broker:
         """Return a new connection to the broker, of the caller's own."""
-        site = Site(home=self.home, memory=self.memory, options=self.conf.broker_transport_options or {})
-        return open_broker(self.broker_url(write=write), site)
+        return open_broker(self.broker_url(write=write), self._site("broker_transport_options"))
 
     def open_backend(self) -> Backend | None:
         """Return a new connection to the result store, of the caller's own; None = results are not kept."""
         url = self.backend_url()
-        site = Site(home=self.home, memory=self.memory, options=self.conf.result_backend_transport_options or {})
-        return None if url is None else open_backend(url, site)
+        return None if url is None else open_backend(url, self._site("result_backend_transport_options"))
 
     def is_fused(self) -> bool:
         """Return whether broker and result store are one server, so that one write settles both."""
-        return same_server(self.broker_url(), self.backend_url())
+        return same_server(self.broker_url(), self.backend_url(), self._site("broker_transport_options"))
+
+    def _site(self, options: str) -> Site:
+        return Site(home=self.home, memory=self.memory, options=self.conf[options] or {})
 
     # -- running
 

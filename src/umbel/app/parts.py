@@ -12,8 +12,12 @@ from umbel._names import close_match
 from umbel._repr import mask_url
 from umbel.backends.base import Backend
 from umbel.backends.memory import MemoryBackend
+from umbel.backends.sqlite import SqliteBackend
 from umbel.brokers.base import Broker
-from umbel.brokers.memory import MemoryBroker, MemoryStores
+from umbel.brokers.memory import MemoryBroker
+from umbel.brokers.memory_store import MemoryStores
+from umbel.brokers.sqlite import SqliteBroker
+from umbel.brokers.sqlite_file import parse
 from umbel.exceptions import ImproperlyConfigured
 
 __all__ = ["Site", "open_backend", "open_broker", "same_server"]
@@ -41,12 +45,24 @@ def _memory_broker(url: str, site: Site) -> Broker:
     return MemoryBroker(site.memory.at(url))
 
 
+def _sqlite_broker(url: str, site: Site) -> Broker:
+    return SqliteBroker(parse(url, site.home))
+
+
+def _sqlite_backend(url: str, site: Site) -> Backend:
+    return SqliteBackend(parse(url, site.home))
+
+
 def _memory_backend(url: str, site: Site) -> Backend:
     return MemoryBackend(site.memory.at(url))
 
 
-_BROKERS: Final[dict[str, OpenBroker]] = {"memory": _memory_broker}
-_BACKENDS: Final[dict[str, OpenBackend]] = {"memory": _memory_backend, "cache+memory": _memory_backend}
+_BROKERS: Final[dict[str, OpenBroker]] = {"memory": _memory_broker, "sqlite": _sqlite_broker}
+_BACKENDS: Final[dict[str, OpenBackend]] = {
+    "memory": _memory_backend,
+    "cache+memory": _memory_backend,
+    "sqlite": _sqlite_backend,
+}
 
 
 def open_broker(url: str, site: Site) -> Broker:
@@ -65,13 +81,21 @@ def open_backend(url: str, site: Site) -> Backend:
     return _find("result backend", url, _BACKENDS)(url, site)
 
 
-def same_server(broker_url: str, backend_url: str | None) -> bool:
+def same_server(broker_url: str, backend_url: str | None, site: Site) -> bool:
     """Return whether results lie beside the messages, so that one write can settle both."""
-    return backend_url is not None and broker_url.partition("?")[0] == backend_url.partition("?")[0]
+    if backend_url is None or _scheme(broker_url) != _scheme(backend_url):
+        return False
+    match _scheme(broker_url):
+        case "sqlite":
+            return parse(broker_url, site.home).path == parse(backend_url, site.home).path
+        case "memory":
+            return site.memory.at(broker_url) is site.memory.at(backend_url)
+        case _:
+            return False
 
 
 def _find(what: str, url: str, known: Mapping[str, Opener]) -> Opener:
-    scheme = url.partition("://")[0] if "://" in url else url.partition(":")[0]
+    scheme = _scheme(url)
     if scheme in known:
         return known[scheme]
     meant = close_match(scheme, known)
@@ -79,3 +103,7 @@ def _find(what: str, url: str, known: Mapping[str, Opener]) -> Opener:
     raise ImproperlyConfigured(
         f"no {what} is called {scheme!r} (in the URL {mask_url(url)!r}); {hint}There are: {', '.join(sorted(known))}."
     )
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0] if "://" in url else url.partition(":")[0]
