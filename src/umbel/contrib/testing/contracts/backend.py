@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from umbel.backends.base import Backend, Watch
-from umbel.contrib.testing.contracts.calls import finish, send, take
+from umbel.contrib.testing.contracts.calls import PATIENCE, finish, send, take
 from umbel.contrib.testing.contracts.crowd import elsewhere
 from umbel.contrib.testing.contracts.site import Site, at_once
 from umbel.states import FAILURE, RETRY, STARTED, SUCCESS
@@ -23,7 +23,6 @@ from umbel.wire.record import Record
 
 __all__ = ["BackendContract"]
 
-_PATIENCE = 10.0  # real seconds that something which must happen may take on a busy machine
 _ODD_IDS = ("with space", "Größe/日本", "🐇", "quote'\"`;--", "%s", "[a*b?]", "line\nbreak", "../up", "i" * 200)
 
 
@@ -84,7 +83,7 @@ class BackendContract:
         backend = site.backend()
         with closing(backend.watch([name])) as watch:
             backend.store([_record(name), _record(name + "2")])
-            assert name in watch.wait(_PATIENCE)
+            assert name in watch.wait(PATIENCE)
 
         assert backend.fetch([name]) == {name: f"SUCCESS of {name}".encode()}
         backend.forget([name])
@@ -190,14 +189,14 @@ class BackendContract:
         backend = site.backend()
         with closing(backend.watch(["1", "2"])) as watch:
             with _stored_soon(site, _record("1"), _record("elsewhere")):
-                assert watch.wait(_PATIENCE) == {"1"}
+                assert watch.wait(PATIENCE) == {"1"}
             assert backend.fetch(["1"]) == {"1": b"SUCCESS of 1"}
 
     def test_a_watch_is_told_of_what_its_own_connection_stores(self, site: Site) -> None:
         backend = site.backend()
         with closing(backend.watch(["1"])) as watch:
             backend.store([_record("1")])
-            assert watch.wait(_PATIENCE) == {"1"}
+            assert watch.wait(PATIENCE) == {"1"}
 
     def test_a_watch_sees_one_change_after_the_other(self, site: Site) -> None:
         backend, other = site.backend(), site.backend()
@@ -206,7 +205,7 @@ class BackendContract:
             for task_id in "123":
                 other.store([_record(task_id)])
                 while task_id not in seen:
-                    named = watch.wait(_PATIENCE)
+                    named = watch.wait(PATIENCE)
                     assert named, f"the change of {task_id} was missed"
                     seen |= named
             assert seen == {"1", "2", "3"}
@@ -217,16 +216,16 @@ class BackendContract:
             for state in (STARTED, RETRY, STARTED, SUCCESS):
                 other.store([_record("1", state)])
                 while backend.fetch(["1"]) != {"1": f"{state} of 1".encode()}:
-                    assert watch.wait(_PATIENCE) == {"1"}
+                    assert watch.wait(PATIENCE) == {"1"}
 
     def test_several_watches_do_not_take_from_each_other(self, site: Site) -> None:
         backend, other = site.backend(), site.backend()
         with closing(backend.watch(["1"])) as first, closing(backend.watch(["1", "2"])) as second:
             with closing(other.watch(["1"])) as third:
                 other.store([_record("1")])
-                assert [watch.wait(_PATIENCE) for watch in (first, second, third)] == [{"1"}] * 3
+                assert [watch.wait(PATIENCE) for watch in (first, second, third)] == [{"1"}] * 3
             other.store([_record("2")])
-            assert second.wait(_PATIENCE) - {"1"} == {"2"}
+            assert second.wait(PATIENCE) - {"1"} == {"2"}
 
     def test_a_wait_without_change_ends_empty(self, site: Site) -> None:
         backend = site.backend()
@@ -235,9 +234,9 @@ class BackendContract:
             begin = time.monotonic()
             assert watch.wait(0.0) == set()
             assert watch.wait(0.05) <= {"1"}
-            assert time.monotonic() - begin < _PATIENCE
+            assert time.monotonic() - begin < PATIENCE
             backend.store([_record("1")])
-            assert watch.wait(_PATIENCE) == {"1"}
+            assert watch.wait(PATIENCE) == {"1"}
 
     def test_one_change_does_not_wake_for_ever(self, site: Site) -> None:
         with closing(site.backend().watch(["1"])) as watch:
@@ -263,7 +262,7 @@ class BackendContract:
             assert not _is_readable(watch, 0.0)
             for task_id in "12":
                 other.store([_record(task_id)])
-                assert _is_readable(watch, _PATIENCE)
+                assert _is_readable(watch, PATIENCE)
                 assert task_id in watch.wait(0.0)
             while _is_readable(watch, 0.0):  # for nothing, but not for ever
                 watch.wait(0.0)
@@ -273,7 +272,7 @@ class BackendContract:
         _needs(backend.features.push)
         with closing(backend.watch(["1"])) as watch:
             site.backend().store([_record("1")])
-            assert _is_readable(watch, _PATIENCE)
+            assert _is_readable(watch, PATIENCE)
             assert watch.wait(0.0) == {"1"}
 
     def test_no_change_is_missed(self, site: Site) -> None:
@@ -296,7 +295,7 @@ class BackendContract:
                     asked.release()
                     with closing(backend.watch([task_id])) as watch:
                         while not backend.fetch([task_id]):
-                            assert watch.wait(_PATIENCE), f"the result of {task_id} was stored unseen"
+                            assert watch.wait(PATIENCE), f"the result of {task_id} was stored unseen"
             return rounds
 
         assert at_once(store, read) == [rounds, rounds]
@@ -313,7 +312,7 @@ class BackendContract:
 
         with closing(backend.watch(["1", "2"])) as watch:
             broker.settle([finish(first, records=(_record("1"),)), finish(second)])
-            assert watch.wait(_PATIENCE) == {"1"}
+            assert watch.wait(PATIENCE) == {"1"}
             broker.settle([finish(second, records=(_record("2"),))])  # refused
             assert watch.wait(0.05) <= {"1"}
 
@@ -406,7 +405,7 @@ class BackendContract:
                         with closing(backend.watch([f"{number}"])) as watch:
                             watch.fileno()
                             backend.store([_record(f"{number}", STARTED)])
-                            assert watch.wait(_PATIENCE)
+                            assert watch.wait(PATIENCE)
 
         come_and_go(2)
         before = len(os.listdir("/dev/fd"))  # noqa: PTH208 - Path would open one more
@@ -427,7 +426,7 @@ class BackendContract:
                     processes.enter_context(elsewhere(_store, open_backend, name))
                 missing = set(ids)
                 while missing:
-                    named = watch.wait(_PATIENCE)
+                    named = watch.wait(PATIENCE)
                     assert named, f"{len(missing)} results were stored unseen"
                     found = backend.fetch(named)
                     missing -= {task_id for task_id in found if found[task_id].startswith(b"SUCCESS")}

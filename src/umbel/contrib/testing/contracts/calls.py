@@ -12,9 +12,9 @@ from umbel.contrib.testing.contracts.site import Site
 from umbel.wire.message import Message, Route
 from umbel.wire.record import Record
 
-__all__ = ["call", "finish", "is_woken", "lease_of", "nothing_comes", "send", "take", "to"]
+__all__ = ["PATIENCE", "call", "finish", "is_woken", "lease_of", "nothing_comes", "send", "take", "to"]
 
-_PATIENCE = 10.0  # real seconds that something which must happen may take on a busy machine
+PATIENCE: float = 10.0  # real seconds that something which must happen may take on a busy machine
 
 
 def call(task_id: str, **fields: Any) -> Message:
@@ -75,8 +75,8 @@ def nothing_comes(site: Site, broker: Broker) -> bool:
     return not deliveries and not is_woken(broker, 0.0)
 
 
-def is_woken(broker: Broker, patience: float = _PATIENCE) -> bool:
+def is_woken(broker: Broker, patience: float | None = None) -> bool:
     """Wait until the broker's descriptor is readable, and tell whether it came to that."""
     poller = select.poll()
     poller.register(broker.fileno(), select.POLLIN)
-    return bool(poller.poll(max(0.0, patience) * 1000))
+    return bool(poller.poll(max(0.0, PATIENCE if patience is None else patience) * 1000))
