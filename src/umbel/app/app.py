@@ -23,6 +23,7 @@ from umbel.app.coding import Coder
 from umbel.app.connections import Connections
 from umbel.app.home import find_home
 from umbel.app.loader import make_loader
+from umbel.app.log import Logging
 from umbel.app.parts import Site, open_backend, open_broker, same_server
 from umbel.app.perform import Plans, TaskRunner
 from umbel.app.registry import TaskRegistry
@@ -80,7 +81,8 @@ class Umbel:
     task_cls: Any = Task
     loader_cls: Any = None
     registry_cls: type[TaskRegistry] = TaskRegistry
-    amqp_cls: type[AMQP] = AMQP
+    amqp_cls: Any = AMQP
+    log_cls: Any = Logging
     as_celery: ClassVar[bool] = False  # the few defaults that differ from Celery's are Celery's
 
     def __init__(
@@ -432,6 +434,11 @@ class Umbel:
         """Queues and routes."""
         cls: Any = symbol_by_name(self._components["amqp"] or self.amqp_cls)
         return cls(self)  # type: ignore[no-any-return]  # a subclass the user named
+
+    @cached_property
+    def log(self) -> Any:
+        """What sets up logging."""
+        return symbol_by_name(self._components["log"] or self.log_cls)(self)
 
     @cached_property
     def loader(self) -> Any:

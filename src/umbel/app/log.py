@@ -1,0 +1,206 @@
+"""Set up what a worker or beat logs, and where; a project may do it by itself instead."""
+
+# ruff: noqa: FBT001, FBT002 - Celery's signatures
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from umbel import current, signals
+
+if TYPE_CHECKING:
+    from umbel.app.app import Umbel
+
+__all__ = ["ColorFormatter", "Logging", "LoggingProxy", "TaskFormatter"]
+
+_COLORS: Final = {"DEBUG": "34", "WARNING": "33", "ERROR": "31", "CRITICAL": "35"}  # ANSI, by level
+
+
+class ColorFormatter(logging.Formatter):
+    """Show levels in colour when *use_color*."""
+
+    def __init__(self, fmt: str | None = None, datefmt: str | None = None, use_color: bool = False) -> None:
+        super().__init__(fmt, datefmt)
+        self.use_color = use_color
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        color = _COLORS.get(record.levelname) if self.use_color else None
+        return f"\x1b[{color}m{text}\x1b[0m" if color else text
+
+
+class TaskFormatter(ColorFormatter):
+    """Show which task is running: ``%(task_name)s`` and ``%(task_id)s``, ``???`` outside of tasks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        frame = current.current_frame()
+        if frame is not None:
+            record.__dict__.update(task_id=frame.request.id, task_name=frame.task.name)
+        else:
+            record.__dict__.setdefault("task_id", "???")
+            record.__dict__.setdefault("task_name", "???")
+        return super().format(record)
+
+
+class LoggingProxy:
+    """A file that logs each line written to it."""
+
+    mode = "w"
+    name = None
+    closed = False
+    encoding = "utf-8"
+
+    def __init__(self, logger: logging.Logger, loglevel: int | str | None = None) -> None:
+        self.logger = logger
+        self.loglevel = _level(loglevel or logger.level or logging.WARNING)
+        self._inside = threading.local()
+
+    def write(self, data: str | bytes) -> int:
+        """Log *data*, unless this thread logs already (a handler that prints would print for ever)."""
+        text = data.decode(errors="replace") if isinstance(data, bytes) else data
+        line = text.rstrip()
+        if not line or getattr(self._inside, "logging", False) or self.closed:
+            return 0
+        self._inside.logging = True
+        try:
+            self.logger.log(self.loglevel, "%s", line)
+        finally:
+            self._inside.logging = False
+        return len(data)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Log each of *lines*."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held back."""
+
+    def close(self) -> None:
+        """Log nothing from now on."""
+        self.closed = True
+
+    def isatty(self) -> bool:
+        """Return False."""
+        return False
+
+    def fileno(self) -> int:
+        """Return the descriptor of the real standard error, which libraries in C write to."""
+        return sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
+
+
+class Logging:
+    """The logging of one app (``app.log``)."""
+
+    already_setup = False
+
+    def __init__(self, app: Umbel) -> None:
+        self.app = app
+
+    def setup(
+        self,
+        loglevel: int | str | None = None,
+        logfile: Any = None,
+        redirect_stdouts: bool = False,
+        redirect_level: int | str = "WARNING",
+        colorize: bool | None = None,
+        hostname: str | None = None,
+    ) -> bool:
+        """Set everything up, once; return whether a receiver of ``setup_logging`` did it instead of us."""
+        level = _level(loglevel or logging.WARNING)
+        handled = self.setup_logging_subsystem(level, logfile, colorize=colorize)
+        if not handled and redirect_stdouts:
+            self.redirect_stdouts(redirect_level)
+        # What the children of a worker would need to set up the same.
+        os.environ.update(
+            CELERY_LOG_LEVEL=str(level),
+            CELERY_LOG_FILE=str(logfile) if logfile else "",
+            CELERY_LOG_REDIRECT="1" if redirect_stdouts else "",
+            CELERY_LOG_REDIRECT_LEVEL=str(redirect_level or ""),
+        )
+        return handled
+
+    def setup_logging_subsystem(
+        self, loglevel: int | str = logging.WARNING, logfile: Any = None, colorize: bool | None = None
+    ) -> bool:
+        """Set up the root logger and those of tasks; return whether somebody else did."""
+        if Logging.already_setup:
+            return False
+        Logging.already_setup = True
+        conf, level = self.app.conf, _level(loglevel)
+        colorize = self.supports_color(colorize, logfile)
+        told = {"loglevel": level, "logfile": logfile, "format": conf.worker_log_format, "colorize": colorize}
+        if signals.setup_logging.send(sender=None, **told):
+            return True
+        root = logging.getLogger()
+        if conf.worker_hijack_root_logger:
+            root.handlers = []
+            logging.getLogger("celery").handlers = []
+        if not root.handlers:
+            root.addHandler(
+                _handler(logfile, ColorFormatter(conf.worker_log_format, conf.worker_log_datefmt, colorize))
+            )
+        root.setLevel(level)
+        signals.after_setup_logger.send(sender=None, logger=root, **told)
+        self.setup_task_loggers(level, logfile, colorize=colorize)
+        return False
+
+    def setup_task_loggers(
+        self,
+        loglevel: int | str | None = None,
+        logfile: Any = None,
+        format: str | None = None,
+        colorize: bool | None = None,
+        propagate: bool = False,
+        **_: Any,
+    ) -> logging.Logger:
+        """Set up the loggers that tasks get from `get_task_logger`, which show the running task; return the parent."""
+        conf = self.app.conf
+        level = _level(loglevel or logging.WARNING)
+        format = format or conf.worker_task_log_format
+        colorize = self.supports_color(colorize, logfile)
+        logger = logging.getLogger("celery.task")
+        logger.handlers = [_handler(logfile, TaskFormatter(format, conf.worker_task_log_datefmt, colorize))]
+        logger.setLevel(level)
+        logger.propagate = propagate
+        signals.after_setup_task_logger.send(
+            sender=None, logger=logger, loglevel=level, logfile=logfile, format=format, colorize=colorize
+        )
+        return logger
+
+    def redirect_stdouts(self, loglevel: int | str | None = None, name: str = "celery.redirected") -> None:
+        """Log what is printed."""
+        proxy: Any = LoggingProxy(logging.getLogger(name), loglevel or logging.WARNING)
+        sys.stdout = sys.stderr = proxy
+
+    def get_default_logger(self, name: str = "celery", **_: Any) -> logging.Logger:
+        """Return the logger *name*."""
+        return logging.getLogger(name)
+
+    def supports_color(self, colorize: bool | None = None, logfile: Any = None) -> bool:
+        """Return whether to colour: as *colorize* or the setting says, else on a terminal that is no dumb one."""
+        wanted = self.app.conf.worker_log_color if colorize is None else colorize
+        if wanted is not None:
+            return bool(wanted)
+        terminal = not logfile and sys.stderr is not None and sys.stderr.isatty()
+        return terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _handler(logfile: Any, formatter: logging.Formatter) -> logging.Handler:
+    handler: logging.Handler
+    if logfile is None or hasattr(logfile, "write"):
+        stream: TextIO | None = logfile or sys.__stderr__
+        handler = logging.StreamHandler(stream)
+    else:
+        handler = logging.handlers.WatchedFileHandler(logfile, encoding="utf-8")
+    handler.setFormatter(formatter)
+    return handler
+
+
+def _level(level: int | str) -> int:
+    return level if isinstance(level, int) else logging.getLevelNamesMapping()[level.upper()]
