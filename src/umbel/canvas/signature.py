@@ -18,6 +18,7 @@ from umbel.canvas.join import join
 from umbel.canvas.merge import merged
 from umbel.canvas.place import Place, place
 from umbel.canvas.show import show
+from umbel.canvas.stamping import StampingVisitor, stamp
 
 __all__ = ["Signature", "maybe_signature", "signature", "subtask"]
 
@@ -256,6 +257,19 @@ class Signature(dict[str, Any]):
         links = self["options"].get("link") or ()
         links = [links] if isinstance(links, dict) else links
         return [self, *(found for link in links for found in maybe_signature(link, self._app).flatten_links())]
+
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> None:
+        """Stamp it, and all that is in it or linked to it, with *headers* and what the *visitor* says."""
+        stamp(
+            self,
+            visitor,
+            headers,
+            append=append_stamps,
+            as_signature=lambda d: maybe_signature(d, self._app),
+            as_group=lambda tasks: maybe_signature(tasks) if isinstance(tasks, dict) else Signature.types["group"](tasks),
+        )
 
     def freeze(
         self,
