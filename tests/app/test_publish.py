@@ -2,11 +2,21 @@ import os
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 
+import msgspec
 import pytest
 
 from umbel._names import gethostname
 from umbel.app.queues import Broadcast
-from umbel.exceptions import BrokerUnavailable, CeleryWarning, OperationalError, PublishTimeout, QueueNotFound
+from umbel.exceptions import (
+    BrokerUnavailable,
+    CeleryWarning,
+    ContentDisallowed,
+    EncodeError,
+    InvalidTaskError,
+    OperationalError,
+    PublishTimeout,
+    QueueNotFound,
+)
 from umbel.wire.message import Route
 
 
@@ -432,3 +442,46 @@ def test_threads_send_over_connections_of_their_own(app, add, sent):
         thread.join()
 
     assert len({message.id for message, _ in sent()}) == 80
+
+
+# -- How it travels ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("API-144", "API-095", "API-096", "CFG-017", "CFG-019", "PRT-020", "PRT-026", "PRT-084", "PRT-085")
+def test_bodies_are_serialized_and_compressed_as_call_task_or_settings_say(app, message, read):
+    app.conf.accept_content = ["json", "pickle"]
+    app.task(name="pickled", serializer="pickle", compression="bzip2")(lambda x: None)
+
+    plain = message((1,))
+    pickled = app.prepare("pickled", ({1, 2},)).message
+    given = app.prepare("pickled", (1,), {}, {"serializer": "json", "compression": "gzip"}).message
+    app.conf.task_compression = "zlib"
+    by_setting = app.prepare("unknown.task", (1,)).message
+
+    assert (plain.content_type, plain.content_encoding, plain.compression) == ("application/json", "utf-8", None)
+    assert plain.body == b'[[1], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+    assert (pickled.content_type, pickled.compression) == ("application/x-python-serialize", "application/x-bz2")
+    assert list(read(pickled)[0]) == [{1, 2}]
+    assert (given.content_type, given.compression) == ("application/json", "application/x-gzip")
+    assert by_setting.compression == "application/x-gzip"
+    assert list(read(given)[0]) == list(read(by_setting)[0]) == [1]
+
+
+def test_arguments_that_cannot_travel_are_refused_before_anything_is_sent(add, sent):
+    with pytest.raises(EncodeError):
+        add.delay(object())
+
+    assert sent() == []
+
+
+@pytest.mark.row("CFG-012")
+def test_only_accepted_serializers_are_read(app, message, read):
+    with pytest.raises(ContentDisallowed, match="pickle"):
+        read(message((1,), serializer="pickle"))
+
+
+@pytest.mark.row("PRT-046", "PRT-050")
+@pytest.mark.parametrize("body", [b"[1, 2]", b'{"a": 1}', b"[1, {}, {}]", b"[[], [], {}]"])
+def test_a_body_that_is_none_of_a_task_is_refused(app, message, read, body):
+    with pytest.raises(InvalidTaskError):
+        read(msgspec.structs.replace(message(), body=body))

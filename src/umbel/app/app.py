@@ -44,6 +44,7 @@ from umbel.execution.outcome import Outcome
 from umbel.local import Proxy
 from umbel.result import AsyncResult, EagerResult, GroupResult, ResultSet
 from umbel.signals import Signal
+from umbel.wire.codecs import Codecs
 from umbel.wire.record import Record
 
 __all__ = ["Celery", "Umbel", "shared_task"]
@@ -446,9 +447,14 @@ class Umbel:
         return make_loader(self, self._loader_name)
 
     @cached_property
+    def codecs(self) -> Codecs:
+        """The serializers by name; more may be registered."""
+        return Codecs()
+
+    @cached_property
     def coder(self) -> Coder:
         """What encodes bodies and results."""
-        return Coder(self.conf)
+        return Coder(self.conf, self.codecs)
 
     @cached_property
     def sender(self) -> Sender:

@@ -19,6 +19,7 @@ from umbel.app.routes import Router
 from umbel.brokers.base import Publication
 from umbel.exceptions import CeleryWarning
 from umbel.execution.plan import Body
+from umbel.wire.codecs import Encoded
 from umbel.wire.message import Message, Route
 from umbel.wire.topology import Topology
 
@@ -43,8 +44,8 @@ _DELIVERY_MODES: Final = {"persistent": 2, "transient": 1}
 class Encoder(Protocol):
     """Encode the body of a message, and compress it."""
 
-    def __call__(self, value: Any, /, *, serializer: str, compression: str | None) -> tuple[bytes, str, str, str | None]:
-        """Return the bytes, their content type and encoding, and the MIME name of their compression."""
+    def __call__(self, value: Any, /, *, serializer: str, compression: str | None) -> Encoded:
+        """Return the bytes, and what a reader must know of them."""
 
 
 class Publisher:
@@ -85,16 +86,14 @@ class Publisher:
             message, route = self._announce(message, route, body, options)
         serializer = options.get("serializer") or getattr(task, "serializer", None) or self._serializer
         compression = options.get("compression") or getattr(task, "compression", None) or self._compression
-        encoded, content_type, content_encoding, compressed = self._encode(
-            body, serializer=serializer, compression=compression
-        )
+        encoded = self._encode(body, serializer=serializer, compression=compression)
         return Publication(
             message=msgspec.structs.replace(
                 message,
-                body=encoded,
-                content_type=content_type,
-                content_encoding=content_encoding,
-                compression=compressed,
+                body=encoded.body,
+                content_type=encoded.content_type,
+                content_encoding=encoded.content_encoding,
+                compression=encoded.compression,
             ),
             route=route,
         )
@@ -117,9 +116,9 @@ class Publisher:
         """
         args = () if args is None else args
         kwargs = {} if kwargs is None else kwargs
-        if not isinstance(args, (list, tuple)):
+        if type(args) is not tuple and not isinstance(args, (list, tuple)):
             raise TypeError(f"task args must be a list or tuple, not {args!r}")
-        if not isinstance(kwargs, Mapping):
+        if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
             raise TypeError(f"task kwargs must be a mapping, not {kwargs!r}")
         given, route, queue = self._routed(name, args, kwargs, options, task)
         get = given.get

@@ -317,6 +317,8 @@ class Settings(MutableMapping[str, Any]):
         if name in self._changes:
             return self._changes[name]
         self.finalize()
+        if name in self._changes:  # set by who was called before loading
+            return self._changes[name]
         value = self._source.find(name)
         if value is not _MISSING:
             return value
