@@ -125,11 +125,11 @@ class BrokerUnavailable(OperationalError):
     """Say that the broker cannot be reached: nothing was stored, trying again is safe."""
 
 
-class BrokerFull(OperationalError):
+class BrokerFull(BrokerUnavailable):
     """Say that the broker has no room (disk, memory, queue limit): nothing was stored."""
 
 
-class BrokerLocked(OperationalError):
+class BrokerLocked(BrokerUnavailable):
     """Say that another process held the broker's lock longer than we may wait: nothing was stored."""
 
 

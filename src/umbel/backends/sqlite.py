@@ -20,7 +20,7 @@ from umbel.wire.record import Record
 __all__ = ["SqliteBackend"]
 
 _TIDY: Final = 5.0  # seconds between two looks for expired records when little is stored
-_TIDY_PATIENCE: Final = 0.2  # seconds to wait for other writers for what could as well be done later
+_TIDY_PATIENCE: Final = 0.05  # seconds to wait for other writers for what could as well be done later
 _CHUNK: Final = 500  # ids in one statement
 _POLL: Final = 0.02  # seconds between two looks where nobody can wake us
 
@@ -38,7 +38,7 @@ class SqliteBackend:
         self._clock = clock
         self._closed = False
         self._sweeper = Sweeper()
-        self._tidy_at = time.monotonic() + _TIDY
+        self._tidied = clock()
         self._spare: list[Bell] = []  # of waits that ended; a program mostly waits for one task after the other
         self._pid = os.getpid()
 
@@ -48,10 +48,10 @@ class SqliteBackend:
             if not records:
                 return
             database.write(store_records, records, now)
-            self._sweeper.count(records)
+            self._sweeper.count(len(records))
             if database.board is not None:
                 ring_results(database.board, [record.id for record in records])
-            if self._sweeper.is_urgent or time.monotonic() >= self._tidy_at:
+            if self._sweeper.is_urgent or not 0 <= now - self._tidied < _TIDY:
                 self._tidy(now)
 
     def fetch(self, ids: Collection[str]) -> dict[str, bytes]:
@@ -124,7 +124,7 @@ class SqliteBackend:
             raise BackendError(str(exc)) from exc
 
     def _tidy(self, now: float) -> None:
-        self._tidy_at = time.monotonic() + _TIDY
+        self._tidied = now
         try:
             self._database.write_within(_TIDY_PATIENCE, self._sweeper.sweep, now)
         except OperationalError:

@@ -112,8 +112,7 @@ class Database:
         self._look_at = 0.0  # monotonic
         self._board: Board | None = None
         self._board_failed = False
-        self._lock = threading.Lock()  # held while SQLite works, so that a fork can wait for it
-        self.opened = 0  # counts the connections; whoever keeps what was read from the file compares it
+        self._lock = threading.RLock()  # held while SQLite works, so that a fork can wait for it
         _forks.know(self)
 
     # -- transactions
@@ -136,7 +135,7 @@ class Database:
         """
         with self._lock:
             try:
-                connection = self._ready()
+                connection = self._ready(patience)
                 # The connection's own context manager is written in C: no signal comes between it and the rollback.
                 with connection:
                     self._patiently(connection, "BEGIN IMMEDIATE", (), patience)
@@ -149,7 +148,7 @@ class Database:
         patience = self.location.busy_timeout
         with self._lock:
             try:
-                connection = self._ready()
+                connection = self._ready(patience)
                 with connection:
                     connection.execute("BEGIN")
                     self._patiently(connection, "SELECT version FROM plan", (), patience)
@@ -162,23 +161,24 @@ class Database:
         patience = self.location.busy_timeout if patience is None else patience
         with self._lock:
             try:
-                return self._patiently(self._ready(), sql, parameters, patience)
+                return self._patiently(self._ready(patience), sql, parameters, patience)
             except sqlite3.Error as exc:
                 raise self._explain(exc, patience) from exc
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of one reading statement."""
+        patience = self.location.busy_timeout
         with self._lock:
             try:
-                return self._patiently(self._ready(), sql, parameters, self.location.busy_timeout).fetchall()
+                return self._patiently(self._ready(patience), sql, parameters, patience).fetchall()
             except sqlite3.Error as exc:
-                raise self._explain(exc, self.location.busy_timeout) from exc
+                raise self._explain(exc, patience) from exc
 
     def open(self) -> None:
         """Connect now, if that has not been done: creates the file, or says why that cannot be."""
         with self._lock:
             try:
-                self._ready()
+                self._ready(self.location.busy_timeout)
             except sqlite3.Error as exc:
                 raise self._explain(exc, self.location.busy_timeout) from exc
 
@@ -211,7 +211,7 @@ class Database:
 
     # -- connections
 
-    def _ready(self) -> sqlite3.Connection:
+    def _ready(self, patience: float) -> sqlite3.Connection:
         connection = self._connection
         if connection is not None:
             if self._pid != os.getpid():
@@ -226,7 +226,7 @@ class Database:
                 )
             elif time.monotonic() >= self._look_at:
                 connection = self._look(connection)
-        return connection or self._connect()
+        return connection or self._connect(patience)
 
     def _look(self, connection: sqlite3.Connection) -> sqlite3.Connection | None:
         """Return *connection*, or None if another file lies in its place: who would write there is never read."""
@@ -234,7 +234,6 @@ class Database:
         if self._board is not None and not self._board.is_current():
             self._board.close()
             self._board = None
-            self.opened += 1
         if _inode(self.location.path) == self._inode:
             return connection
         _logger.warning("%s was removed or replaced while we used it; opening what is there now.", self.location.path)
@@ -249,7 +248,7 @@ class Database:
             else:
                 _forks.abandon(connection)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, patience: float) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise ImproperlyConfigured(
                 f"umbel's SQLite queue needs SQLite {'.'.join(map(str, _OLDEST[:2]))}, but this Python has "
@@ -264,7 +263,7 @@ class Database:
             cached_statements=256,
         )
         try:
-            self._prepare(connection)
+            self._prepare(connection, patience)
         except BaseException:
             connection.close()
             raise
@@ -272,14 +271,13 @@ class Database:
         self._pid = os.getpid()
         self._inode = _inode(path)
         self._look_at = time.monotonic() + _LOOK
-        self.opened += 1
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def _prepare(self, connection: sqlite3.Connection, patience: float) -> None:
         path = self.location.path
 
         def execute(sql: str) -> Any:
-            row = self._patiently(connection, sql, (), self.location.busy_timeout).fetchone()
+            row = self._patiently(connection, sql, (), patience).fetchone()
             return row and row[0]
 
         version = self._check_owner(execute)
@@ -297,7 +295,7 @@ class Database:
         execute("PRAGMA secure_delete = OFF")  # Debian's default doubles what is written for large messages
         if version < VERSION:
             with connection:
-                self._patiently(connection, "BEGIN IMMEDIATE", (), self.location.busy_timeout)
+                self._patiently(connection, "BEGIN IMMEDIATE", (), patience)
                 for number in range(self._check_owner(execute), VERSION):  # another may have done it meanwhile
                     for statement in MIGRATIONS[number].split(";\n"):
                         connection.execute(statement)
@@ -364,7 +362,7 @@ class Database:
                 return BrokerFull(f"no room for {path}: {_room(path)}. Nothing was stored; make room and try again.")
             case sqlite3.SQLITE_READONLY:
                 return BrokerUnusable(
-                    f"{path} cannot be written ({_why_not(path)}). Let the user {_user()} write the file and its folder."
+                    f"{path} cannot be written ({_why_not(path)}). Let {_user()} write the file and its folder."
                 )
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
                 return BrokerUnusable(f"cannot open {path}: {_why_not(path)}.")
@@ -422,7 +420,9 @@ class _Forks:
             # A call of another thread ends within milliseconds; our own cannot be in one, unless in a signal handler.
             if database._lock.acquire(timeout=2.0):
                 self._held.append(database)
-                database._let_go()
+                connection = database._connection
+                if connection is not None and not connection.in_transaction:
+                    database._let_go()
 
     def _after(self) -> None:
         while self._held:
@@ -472,7 +472,7 @@ def _why_not(path: Path) -> str:
 
 
 def _user() -> str:
-    return os.environ.get("USER") or f"with id {os.geteuid()}"
+    return f"user {os.environ.get('USER') or os.geteuid()}"
 
 
 def _network_hint(path: Path) -> str:
@@ -502,9 +502,9 @@ def _writer(path: Path) -> str:
         inode = path.with_name(path.name + "-shm").stat().st_ino
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()  # 1: POSIX ADVISORY WRITE 4242 08:01:1234 120 120
-            if fields[1] == "POSIX" and fields[3] == "WRITE" and fields[5].rpartition(":")[2] == str(inode):
-                if int(fields[6]) <= 120 <= int(fields[7]):  # byte of WAL_WRITE_LOCK
-                    return f"process {fields[4]}{_command(fields[4])}"
+            is_ours = fields[1] == "POSIX" and fields[3] == "WRITE" and fields[5].rpartition(":")[2] == str(inode)
+            if is_ours and int(fields[6]) <= 120 <= int(fields[7]):  # byte of WAL_WRITE_LOCK
+                return f"process {fields[4]}{_command(fields[4])}"
     except (OSError, ValueError, IndexError):
         pass
     return "another process"

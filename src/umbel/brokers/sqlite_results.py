@@ -53,9 +53,9 @@ class Sweeper:
         self._stored = 0
         self._place = ""
 
-    def count(self, records: Sequence[Record]) -> None:
-        """Take note that *records* were stored."""
-        self._stored += len(records)
+    def count(self, records: int) -> None:
+        """Take note that so many records were stored."""
+        self._stored += records
 
     @property
     def is_urgent(self) -> bool:
