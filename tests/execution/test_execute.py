@@ -409,6 +409,35 @@ def test_an_exception_whose_text_fails_is_told_all_the_same(plan, delivery, make
     assert b"Rude" in outcome.records[0].payload
 
 
+@pytest.mark.row("API-428")
+def test_a_failure_that_cannot_be_followed_up_is_a_failure_still(plan, delivery, make_env, metas, sig, caplog):
+    def prepare(*args):
+        raise EncodeError("no such queue")
+
+    heard = []
+
+    def receiver(sender, signal, **named):
+        heard.append(named["exception"])
+
+    signals.task_internal_error.connect(receiver)
+    made = plan(lambda: 1 / 0, env=make_env(prepare=prepare))
+    outcome = execute(made, delivery(embed={"errbacks": [sig("p.err")]}))
+
+    assert (outcome.state, metas(outcome)[0]["result"]["exc"]) == ("FAILURE", "EncodeError")
+    assert "ZeroDivisionError" in metas(outcome)[0]["traceback"]
+    assert "INTERNAL ERROR" in caplog.text
+    assert [str(exc) for exc in heard] == ["no such queue"]
+
+
+def test_a_failure_that_cannot_even_be_written_is_told(plan, delivery, make_env, caplog):
+    def write(**meta):
+        raise OSError("no")
+
+    outcome = execute(plan(lambda: 1, env=make_env(write=write)), delivery())
+
+    assert (outcome.state, outcome.records, outcome.reason) == ("FAILURE", (), "OSError('no')")
+
+
 # -- ignore, reject
 
 
@@ -504,6 +533,18 @@ def test_plain_functions_do_not_block_a_running_loop(plan, delivery, metas):
     outcome = asyncio.run(aexecute(plan(lambda: threading.get_ident() != main), delivery()))
 
     assert metas(outcome)[0]["result"] is True
+
+
+def test_a_coroutine_function_can_be_applied_within_a_loop(plan):
+    async def body():
+        await asyncio.sleep(0)
+        return current.current_frame().request.id
+
+    async def caller():
+        request = Request(id="t1", task="p.task", args=(), kwargs={}, called_directly=False, is_eager=True)
+        return execute_request(plan(body), request)
+
+    assert asyncio.run(caller()).retval == "t1"
 
 
 def test_hooks_may_be_coroutine_functions(plan, delivery, told):

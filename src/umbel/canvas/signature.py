@@ -262,14 +262,14 @@ class Signature(dict[str, Any]):
         self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
     ) -> None:
         """Stamp it, and all that is in it or linked to it, with *headers* and what the *visitor* says."""
-        stamp(
-            self,
-            visitor,
-            headers,
-            append=append_stamps,
-            as_signature=lambda d: maybe_signature(d, self._app),
-            as_group=lambda tasks: maybe_signature(tasks) if isinstance(tasks, dict) else Signature.types["group"](tasks),
-        )
+
+        def as_group(tasks: Any) -> Any:
+            return maybe_signature(tasks, self._app) if isinstance(tasks, dict) else Signature.types["group"](tasks)
+
+        def as_signature(d: Any) -> Any:
+            return maybe_signature(d, self._app)
+
+        stamp(self, visitor, headers, append=append_stamps, as_signature=as_signature, as_group=as_group)
 
     def freeze(
         self,

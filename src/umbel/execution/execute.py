@@ -109,7 +109,10 @@ def conclude(
                 expired=how == "expired",
             )
     else:
-        ended = _failed(env, plan, request, exc)
+        try:
+            ended = _failed(env, plan, request, exc)
+        except Exception as internal:  # noqa: BLE001 - as in `_ended_by`
+            ended = _broken(env, plan, request, internal)
         if plan is not None:
             _drive(_after_failure(plan, request, ended))
     return msgspec.structs.replace(ended.outcome, reason=reason) if reason else ended.outcome
@@ -294,7 +297,14 @@ def _succeeded(plan: TaskPlan, request: Request, value: Any) -> Ended:
 
 
 def _ended_by(plan: TaskPlan, request: Request, exc: BaseException) -> Ended:
-    """Return the end of a run that raised *exc*."""
+    """Return the end of a run that raised *exc*, come what may: a second error must not hide the first."""
+    try:
+        return _meaning_of(plan, request, exc)
+    except Exception as internal:  # noqa: BLE001 - say, an errback's queue is not allowed; the task is over all the same
+        return _broken(plan.env, plan, request, internal)
+
+
+def _meaning_of(plan: TaskPlan, request: Request, exc: BaseException) -> Ended:
     if plan.autoretry is not None:
         exc = retry_by_itself(plan.task, request, plan.autoretry, exc)
     match exc:
@@ -331,6 +341,28 @@ def _failed(env: Environment, plan: TaskPlan | None, request: Request, exc: Base
         timed_out=isinstance(exc, TimeLimitExceeded),
     )
     return Ended(outcome, exc, einfo, follows.calls)
+
+
+def _broken(env: Environment, plan: TaskPlan | None, request: Request, exc: Exception) -> Ended:
+    """Return the end of a task whose outcome could not be worked out because of *exc*: it failed, nothing follows."""
+    einfo = ExceptionInfo(exc)
+    _LOG.critical("Task %s[%s] INTERNAL ERROR: %r", request.display_name, request.id, exc, exc_info=exc)
+    if signals.task_internal_error.receivers:
+        signals.task_internal_error.send(
+            plan.task if plan else request.task,
+            task_id=request.id,
+            args=request.args,
+            kwargs=request.kwargs,
+            request=request,
+            exception=exc,
+            traceback=einfo.tb,
+            einfo=einfo,
+        )
+    try:
+        records: tuple[Any, ...] = (make_record(env, request, states.FAILURE, exc, traceback=einfo.traceback),)
+    except Exception:  # noqa: BLE001 - then the store cannot be told; the log was
+        records = ()
+    return Ended(Outcome(state=states.FAILURE, records=records, reason=safe_repr(exc)), exc, einfo)
 
 
 def _retried(plan: TaskPlan, request: Request, exc: Retry) -> Ended:

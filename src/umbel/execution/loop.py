@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from types import coroutine
 from typing import Any, Final
@@ -32,6 +33,8 @@ def run_in_this_thread(running: Coroutine[Any, Any, Any]) -> Any:
     An interrupt that strikes this thread is raised where the coroutine awaits, so that it can clean up (API-190).
     Background tasks that it leaves go on when the next coroutine runs in this thread.
     """
+    if _is_in_a_loop():
+        return _run_in_another_thread(running)
     runner = _LOOPS.runner
     if runner is None:
         runner = _LOOPS.runner = asyncio.Runner()
@@ -59,6 +62,20 @@ def run_in_this_thread(running: Coroutine[Any, Any, Any]) -> Any:
             if task.done():
                 raise
             strike(exc)
+
+
+def _is_in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_in_another_thread(running: Coroutine[Any, Any, Any]) -> Any:
+    """Run it although this thread's loop is busy: with calling us (`apply` within a coroutine). It waits meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="umbel-apply") as executor:
+        return executor.submit(copy_context().run, asyncio.run, running).result()
 
 
 @coroutine
