@@ -21,6 +21,7 @@ from umbel.app.amqp import AMQP
 from umbel.app.builtins import add_builtin_tasks
 from umbel.app.coding import Coder
 from umbel.app.connections import Connections
+from umbel.app.control import Control
 from umbel.app.home import find_home
 from umbel.app.loader import make_loader
 from umbel.app.log import Logging
@@ -84,6 +85,7 @@ class Umbel:
     registry_cls: type[TaskRegistry] = TaskRegistry
     amqp_cls: Any = AMQP
     log_cls: Any = Logging
+    control_cls: Any = Control
     as_celery: ClassVar[bool] = False  # the few defaults that differ from Celery's are Celery's
 
     def __init__(
@@ -442,6 +444,11 @@ class Umbel:
         return symbol_by_name(self._components["log"] or self.log_cls)(self)
 
     @cached_property
+    def control(self) -> Any:
+        """What steers workers."""
+        return symbol_by_name(self._components["control"] or self.control_cls)(self)
+
+    @cached_property
     def loader(self) -> Any:
         """What imports the modules with tasks."""
         return make_loader(self, self._loader_name)
@@ -500,6 +507,10 @@ class Umbel:
     def open_broker(self, *, write: bool = False) -> Broker:
         """Return a new connection to the broker, of the caller's own."""
         return open_broker(self.broker_url(write=write), self._site("broker_transport_options"))
+
+    def lend_broker(self) -> AbstractContextManager[Broker]:
+        """Lend one of the app's own connections to the broker for a block."""
+        return self.sender.lend()
 
     def open_backend(self) -> Backend | None:
         """Return a new connection to the result store, of the caller's own; None = results are not kept."""

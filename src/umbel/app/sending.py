@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -96,6 +97,12 @@ class Sender:
                 if policy.errback is not None:
                     policy.errback(exc, pause)
             time.sleep(pause)
+
+    @contextmanager
+    def lend(self) -> Iterator[Broker]:
+        """Lend a connection for the block; an exception of the block closes it."""
+        with self._lines.lend() as line:
+            yield line.broker
 
     def close(self) -> None:
         """Close the connections that are not in use."""
