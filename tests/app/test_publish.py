@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import msgspec
 import pytest
 
+from umbel import signals
 from umbel._names import gethostname
 from umbel.app.queues import Broadcast
 from umbel.exceptions import (
@@ -12,7 +13,7 @@ from umbel.exceptions import (
     CeleryWarning,
     ContentDisallowed,
     EncodeError,
-    InvalidTaskError,
+    InvalidMessage,
     OperationalError,
     PublishTimeout,
     QueueNotFound,
@@ -483,5 +484,101 @@ def test_only_accepted_serializers_are_read(app, message, read):
 @pytest.mark.row("PRT-046", "PRT-050")
 @pytest.mark.parametrize("body", [b"[1, 2]", b'{"a": 1}', b"[1, {}, {}]", b"[[], [], {}]"])
 def test_a_body_that_is_none_of_a_task_is_refused(app, message, read, body):
-    with pytest.raises(InvalidTaskError):
+    with pytest.raises(InvalidMessage):
         read(msgspec.structs.replace(message(), body=body))
+
+
+# -- Who listens -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listening():
+    """Connect a receiver to a signal until the test ends."""
+    connected = []
+
+    def connect(signal, receiver, sender=None):
+        signal.connect(receiver, sender=sender, weak=False)
+        connected.append((signal, receiver, sender))
+
+    yield connect
+    for signal, receiver, sender in connected:
+        signal.disconnect(receiver, sender)
+
+
+@pytest.mark.row("API-420", "API-421")
+def test_publishing_is_announced_and_told(add, listening, sent):
+    told = []
+
+    def tell(sender, signal, **given):
+        told.append((signal.name, sender, given))
+
+    listening(signals.before_task_publish, tell, "proj.add")
+    listening(signals.after_task_publish, tell, "proj.add")
+    add.apply_async((1,), {"a": 2}, task_id="t1", priority=3)
+
+    (before, sender, about), (after, _, about_after) = told
+    assert (before, after, sender) == ("before_task_publish", "after_task_publish", "proj.add")
+    assert about.keys() == {"body", "exchange", "routing_key", "headers", "properties", "declare", "retry_policy"}
+    assert about["body"][:2] == ((1,), {"a": 2})
+    assert (about["exchange"], about["routing_key"]) == ("", "celery")
+    assert (about["headers"]["id"], about["properties"]["priority"]) == ("t1", 3)
+    assert about_after.keys() == {"body", "exchange", "routing_key", "headers"}
+    assert tuple(about_after["body"][:2]) == ([1], {"a": 2})
+
+
+@pytest.mark.row("API-420")
+def test_who_is_told_beforehand_may_change_the_message(add, listening, sent, read):
+    def change(headers, properties, body, **_):
+        headers["trace"] = "abc"
+        headers["expires"] = "2030-01-01T00:00:00+00:00"
+        properties["priority"] = 7
+        body[1]["extra"] = True
+
+    listening(signals.before_task_publish, change)
+    add.delay(1)
+
+    ((message, _),) = sent()
+    assert (message.headers, message.priority) == ({"trace": "abc"}, 7)
+    assert message.expires == datetime(2030, 1, 1, tzinfo=UTC)
+    assert read(message)[:2] == ([1], {"extra": True})
+
+
+@pytest.mark.row("API-420", "API-421")
+def test_follow_ups_are_announced_and_told_too(app, add, listening, work):
+    told = []
+    for signal in (signals.before_task_publish, signals.after_task_publish):
+        listening(signal, lambda sender, signal, **_: told.append((signal.name, sender)), "proj.log")
+    app.task(name="proj.log")(lambda *args: None)
+
+    add.apply_async(link=app.signature("proj.log"))
+    work()
+
+    assert told == [("before_task_publish", "proj.log"), ("after_task_publish", "proj.log")]
+
+
+@pytest.mark.row("API-422")
+def test_the_old_signal_is_sent_as_well(add, listening):
+    told = []
+    listening(signals.task_sent, lambda sender, task_id, args, **_: told.append((sender, task_id, args)))
+
+    add.apply_async((1,), task_id="t1")
+
+    assert told == [("proj.add", "t1", [1])]
+
+
+# -- Protocol 1 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("CFG-018", "PRT-037", "PRT-038", "PRT-041")
+def test_old_peers_get_messages_of_protocol_1_with_chains_as_callbacks(app, add):
+    app.conf.task_protocol = 1
+    last, middle = (
+        {**app.signature(name), "options": {"task_id": name}} for name in ("proj.last", "proj.middle")
+    )
+
+    message = app.prepare("proj.add", (1,), {}, {"chain": [last, middle], "task_id": "t1"}).message
+
+    payload = msgspec.json.decode(message.body)
+    assert (message.task, payload["task"], payload["id"], payload["args"]) == ("", "proj.add", "t1", [1])
+    (callback,) = payload["callbacks"]
+    assert (callback["task"], callback["options"]["link"][0]["task"]) == ("proj.middle", "proj.last")

@@ -51,7 +51,7 @@ class AMQP:
     @cached_property
     def publisher(self) -> Publisher:
         """What turns calls into publications."""
-        return Publisher(self.app, self.router, self.app.coder.body)
+        return Publisher(self.app, self.router, self.app.coder)
 
     @property
     def default_queue(self) -> Queue:

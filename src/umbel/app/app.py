@@ -398,14 +398,21 @@ class Umbel:
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Publication:
-        """Return the message that `send_task` would send; nothing is sent."""
-        return self.amqp.publisher.prepare(name, args, kwargs, options or {}, task=dict.get(self.tasks, name))
+        """Return the message that `send_task` would send, for somebody else to publish: the parent of a worker."""
+        publisher = self.amqp.publisher
+        publication = publisher.prepare(name, args, kwargs, options or {}, task=dict.get(self.tasks, name))
+        self.sender.declare([publication], publisher.needs)
+        if signals.after_task_publish.receivers or signals.task_sent.receivers:
+            publisher.tell_published([publication])  # a moment early, but in the process that listens
+        return publication
 
     def send_calls(self, calls: Iterable[Call], **options: Any) -> None:
         """Send *calls*, many to an exchange; return when the broker has them all."""
+        prepare = self.amqp.publisher.prepare
         publications: list[Publication] = []
         for call in calls:
-            publications.append(self.prepare(call.task, call.args, call.kwargs, call.options))
+            task = dict.get(self.tasks, call.task)
+            publications.append(prepare(call.task, call.args, call.kwargs, call.options, task=task))
             if len(publications) >= _BULK:
                 self.publish(publications, options)
                 publications = []
@@ -427,7 +434,7 @@ class Umbel:
         elif options.get("retry_policy"):
             policy = RetryPolicy.of(self.conf.task_publish_retry_policy, options["retry_policy"])
         self.sender.send(publications, self.amqp.publisher.needs, policy=policy, timeout=options.get("timeout"))
-        if signals.after_task_publish.receivers:
+        if signals.after_task_publish.receivers or signals.task_sent.receivers:
             self.amqp.publisher.tell_published(publications)
 
     # -- parts

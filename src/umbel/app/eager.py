@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
-
-import msgspec
 
 from umbel import current, states
 from umbel._names import gethostname
@@ -34,7 +33,7 @@ def apply(
     Raises:
         Exception: the task's own, if *throw* (None = setting ``task_eager_propagates``).
     """
-    plans = Plans(app, gethostname())
+    plans = Plans(app, gethostname(), partial(_follow_up, app))
     plan = plans.find(task.name)
     if plan is None:
         raise app.tasks.NotRegistered(task.name)
@@ -81,10 +80,18 @@ def apply_async(
     app: Any, task: Any, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
 ) -> EagerResult[Any]:
     """Run *task* instead of sending it; what it gets has gone through the serializer, as it would have."""
-    publication = app.prepare(task.name, args, kwargs, options)
+    publication = app.amqp.publisher.prepare(task.name, args, kwargs, options, task=task, announce=False)
     args, kwargs, _ = app.coder.read(publication.message)
     with current.joining(allowed=False):
         return apply(app, task, args, kwargs, {**options, "task_id": publication.message.id})
+
+
+def _follow_up(app: Any, name: str, args: Any, kwargs: Any, options: Any) -> Publication:
+    """Return the message of a follow-up, which `_settle` runs here or sends."""
+    announce = not app.conf.task_always_eager
+    return app.amqp.publisher.prepare(  # type: ignore[no-any-return]  # an app
+        name, args, kwargs, options, task=app.tasks.get(name), announce=announce
+    )
 
 
 def _settle(app: Any, ended: Ended) -> None:

@@ -29,8 +29,11 @@ __all__ = ["Plans", "TaskRunner"]
 class Plans:
     """What running each task of an app needs, read once for each."""
 
-    def __init__(self, app: Umbel, hostname: str) -> None:
-        """Take the node name *hostname*, which requests and results show."""
+    def __init__(self, app: Umbel, hostname: str, prepare: Any = None) -> None:
+        """Take the node name *hostname*, which requests and results show.
+
+        *prepare* makes the messages of follow-ups; None = `Umbel.prepare`.
+        """
         conf, loader = app.conf, app.loader
         self._app = app
         self._tasks = app.tasks
@@ -40,7 +43,7 @@ class Plans:
             hostname=hostname,
             read=coder.read,
             write=coder.write,
-            prepare=app.prepare,
+            prepare=prepare or app.prepare,
             expand=app.expand,
             find_task=app.tasks.get,
             result_expires=as_seconds(conf.result_expires) or None,

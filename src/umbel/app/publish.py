@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -14,16 +14,24 @@ from umbel import current, signals
 from umbel._names import anon_nodename, uuid
 from umbel._repr import safe_repr
 from umbel._time import as_moment, now
+from umbel.app.coding import Coder
 from umbel.app.queues import Queue
 from umbel.app.routes import Router
 from umbel.brokers.base import Publication
 from umbel.exceptions import CeleryWarning
-from umbel.execution.plan import Body
-from umbel.wire.codecs import Encoded
 from umbel.wire.message import Message, Route
+from umbel.wire.protocol import (
+    Body,
+    MessageReader,
+    Received,
+    as_protocol_1,
+    embed,
+    headers_of,
+    properties_of,
+)
 from umbel.wire.topology import Topology
 
-__all__ = ["PUBLISH_OPTIONS", "Encoder", "Publisher"]
+__all__ = ["PUBLISH_OPTIONS", "Publisher"]
 
 _EARLIEST: Final = -2147483648  # seconds; what peers can count back
 
@@ -41,22 +49,16 @@ PUBLISH_OPTIONS: Final = frozenset(
 _DELIVERY_MODES: Final = {"persistent": 2, "transient": 1}
 
 
-class Encoder(Protocol):
-    """Encode the body of a message, and compress it."""
-
-    def __call__(self, value: Any, /, *, serializer: str, compression: str | None) -> Encoded:
-        """Return the bytes, and what a reader must know of them."""
-
-
 class Publisher:
     """Makes publications for one app, by the settings as they are; a change of settings makes a new one."""
 
-    def __init__(self, app: Any, router: Router, encode: Encoder) -> None:
-        """Take the *app* for its settings, tasks and thread ids, and *encode* for bodies."""
+    def __init__(self, app: Any, router: Router, coder: Coder) -> None:
+        """Take the *app* for its settings and ids, and its *coder* for bodies."""
         conf = app.conf
         self._app = app
         self._router = router
-        self._encode = encode
+        self._coder = coder
+        self._protocol: int = conf.task_protocol
         self._serializer: str = conf.task_serializer
         self._compression: str | None = conf.task_compression
         self._delivery_mode = _delivery_mode(conf.task_default_delivery_mode)
@@ -65,6 +67,7 @@ class Publisher:
         self._direct: dict[str, tuple[dict[str, Any], Route, Queue | None]] = {}  # by task name
         self._origin = ""
         self._origin_pid = 0
+        self._reader = MessageReader(coder.codecs, None)
         self.needs: dict[Route, Topology] = {}  # what must be declared before publishing there
 
     def prepare(
@@ -75,18 +78,31 @@ class Publisher:
         options: Mapping[str, Any],
         *,
         task: Any = None,
+        announce: bool = True,
     ) -> Publication:
         """Return the publication of a call of the task *name*, with options as `Task.apply_async` takes them.
 
-        *task* is the registered task, for its defaults; None = unknown here. Nothing is sent. Raises as `compose`,
-        and EncodeError when the arguments cannot travel.
+        *task* is the registered task, for its defaults; None = unknown here. Nothing is sent; with *announce* those who
+        listen to `before_task_publish` are told that it is about to be. Raises as `compose`, and EncodeError when the
+        arguments cannot travel.
         """
         message, route, body = self.compose(name, args, kwargs, options, task=task)
-        if signals.before_task_publish.receivers:
+        if announce and signals.before_task_publish.receivers:
             message, route = self._announce(message, route, body, options)
         serializer = options.get("serializer") or getattr(task, "serializer", None) or self._serializer
         compression = options.get("compression") or getattr(task, "compression", None) or self._compression
-        encoded = self._encode(body, serializer=serializer, compression=compression)
+        if self._protocol == 1:
+            return Publication(
+                message=as_protocol_1(
+                    message,
+                    _with_links(body),
+                    codecs=self._coder.codecs,
+                    serializer=serializer,
+                    compression=compression,
+                ),
+                route=route,
+            )
+        encoded = self._coder.body(body, serializer=serializer, compression=compression)
         return Publication(
             message=msgspec.structs.replace(
                 message,
@@ -182,13 +198,8 @@ class Publisher:
                 if key not in PUBLISH_OPTIONS and key not in (stamped_headers or ())
             },
         )
-        embed = {
-            "callbacks": _as_list(get("link")),
-            "errbacks": _as_list(get("link_error")),
-            "chain": get("chain"),
-            "chord": get("chord"),
-        }
-        return message, route, (args, kwargs, embed)
+        follows = embed(_as_list(get("link")), _as_list(get("link_error")), get("chain"), get("chord"))
+        return message, route, Body(args, kwargs, follows)  # type: ignore[arg-type]  # any mapping can travel
 
     # -- where to
 
@@ -281,7 +292,44 @@ class Publisher:
         self, message: Message, route: Route, body: Body, options: Mapping[str, Any]
     ) -> tuple[Message, Route]:
         """Tell listeners what is about to be published; they may change headers, properties and body in place."""
-        raise NotImplementedError
+        headers = headers_of(message)
+        properties = properties_of(message, now())
+        if message.priority is not None:
+            properties["priority"] = message.priority
+        need = self.needs.get(route)
+        signals.before_task_publish.send(
+            sender=message.task,
+            body=body,
+            exchange=route.exchange,
+            routing_key=route.routing_key,
+            headers=headers,
+            properties=properties,
+            declare=[] if need is None else list(need.queues.values()),
+            retry_policy=options.get("retry_policy") or self._app.conf.task_publish_retry_policy,
+        )
+        changed = Received(headers, properties, b"", message.content_type, message.content_encoding)
+        return self._reader.read(changed), route
+
+    def tell_published(self, publications: Sequence[Publication]) -> None:
+        """Tell those who listen that *publications* were sent."""
+        for message, route in ((each.message, each.route) for each in publications if each.message.task):
+            body = self._coder.read(message)
+            signals.after_task_publish.send(
+                sender=message.task,
+                headers=headers_of(message),
+                body=body,
+                exchange=route.exchange,
+                routing_key=route.routing_key,
+            )
+            signals.task_sent.send(
+                sender=message.task,
+                task_id=message.id,
+                task=message.task,
+                args=body.args,
+                kwargs=body.kwargs,
+                eta=message.eta,
+                taskset=message.group,
+            )
 
 
 _ROUTING: Final = frozenset({"queue", "exchange", "exchange_type", "routing_key", "router"})
@@ -300,6 +348,20 @@ def _completed(extra: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str
 
 def _without_routing(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in _ROUTING}
+
+
+def _with_links(body: Body) -> Body:
+    """Return *body* with its chain as callbacks of callbacks, since protocol 1 knows no chains (PRT-041)."""
+    following: Any = None
+    for step in body.embed["chain"] or ():  # the last step comes first
+        step = {**step, "options": {**step["options"]}}
+        if following is not None:
+            step["options"]["link"] = [*(_as_list(step["options"].get("link")) or ()), following]
+        following = step
+    if following is None:
+        return body
+    callbacks = [*(body.embed["callbacks"] or ()), following]
+    return body._replace(embed={**body.embed, "callbacks": callbacks, "chain": None})
 
 
 def _as_list(value: Any) -> list[Any] | None:

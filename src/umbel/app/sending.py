@@ -98,6 +98,12 @@ class Sender:
                     policy.errback(exc, pause)
             time.sleep(pause)
 
+    def declare(self, publications: Sequence[Publication], needs: Mapping[Route, Topology]) -> None:
+        """Declare what *publications* need, for somebody else who will send them."""
+        if not needs.keys().isdisjoint(each.route for each in publications):
+            with self._lines.lend() as line:
+                _declare(line, publications, needs)
+
     @contextmanager
     def lend(self) -> Iterator[Broker]:
         """Lend a connection for the block; an exception of the block closes it."""
