@@ -60,19 +60,20 @@ SERIES: Final = "first light"
 __version__: Final = "0.1.0"
 VERSION_BANNER: Final = f"{__version__} ({SERIES})"
 
+# fmt: off
 _HOME: Final = {
-    "Celery": "umbel.app.app",
-    "Task": "umbel.app.task",
-    "Umbel": "umbel.app.app",
-    "bugreport": "umbel.app.report",
-    "current_app": "umbel.current",
-    "current_task": "umbel.current",
-    "shared_task": "umbel.app.app",
-    "uuid": "umbel._names",
+    **dict.fromkeys(("Celery", "Umbel", "shared_task"), "umbel.app.app"),
     **dict.fromkeys(
-        "Signature chain chord chunks group maybe_signature signature subtask xmap xstarmap".split(), "umbel.canvas"
+        ("Signature", "chain", "chord", "chunks", "group", "maybe_signature", "signature", "subtask", "xmap",
+         "xstarmap"),
+        "umbel.canvas",
     ),
+    **dict.fromkeys(("current_app", "current_task"), "umbel.current"),
+    "Task": "umbel.app.task",
+    "bugreport": "umbel.app.report",
+    "uuid": "umbel._names",
 }
+# fmt: on
 
 
 def __getattr__(name: str) -> Any:

@@ -13,12 +13,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from umbel import current
-from umbel._time import parse_iso
-from umbel.exceptions import ImproperlyConfigured, IncompleteStream, TimeoutError
-from umbel.local import Proxy
+from umbel.exceptions import IncompleteStream, TimeoutError  # noqa: A004 - Celery's name
 from umbel.states import FAILURE, IGNORED, PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
 
 __all__ = [
@@ -210,8 +208,7 @@ class AsyncResult(ResultBase, Generic[R]):
     @property
     def date_done(self) -> datetime | None:
         """When it ended."""
-        found = self._look().get("date_done")
-        return parse_iso(found) if isinstance(found, str) else found
+        return self._look().get("date_done")
 
     @property
     def name(self) -> str | None:
@@ -351,7 +348,9 @@ class AsyncResult(ResultBase, Generic[R]):
         self._meta = None
         self.backend.forget(self.id, *(each.id for each in self._ancestors()))
 
-    def revoke(self, connection: Any = None, terminate: bool = False, signal: str | None = None, **options: Any) -> None:
+    def revoke(
+        self, connection: Any = None, terminate: bool = False, signal: str | None = None, **options: Any
+    ) -> None:
         """Forbid the task to run; with *terminate* also stop it if it runs. *options* as for ``app.control.revoke``."""
         self._control().revoke(self.id, connection=connection, terminate=terminate, signal=signal, **options)
 
@@ -390,10 +389,7 @@ class AsyncResult(ResultBase, Generic[R]):
 
     def get_leaf(self) -> Any:
         """Return the value of the last one that `collect` finds."""
-        value = None
-        for _, value in self.collect():
-            pass
-        return value
+        return deque(self.collect(), maxlen=1).pop()[1]
 
     def build_graph(self, intermediate: bool = False, formatter: Any = None) -> ResultGraph:
         """Return which results depend on which."""
@@ -743,7 +739,9 @@ class ResultSet(ResultBase):
         for result in self.results:
             result.forget()
 
-    def revoke(self, connection: Any = None, terminate: bool = False, signal: str | None = None, **options: Any) -> None:
+    def revoke(
+        self, connection: Any = None, terminate: bool = False, signal: str | None = None, **options: Any
+    ) -> None:
         """Forbid them all to run; with *terminate* also stop those that run."""
         control = current.app_or_default(self._app or self.app).control
         ids = [leaf.id for leaf in self._leaves()]
@@ -855,11 +853,11 @@ def result_from_tuple(r: Any, app: Any = None) -> Any:
         return r
     app = current.app_or_default(app)
     head, nodes = r
-    id, parent = head if isinstance(head, (list, tuple)) else (head, None)
+    result_id, parent = head if isinstance(head, (list, tuple)) else (head, None)
     parent = result_from_tuple(parent, app)
     if nodes is not None:
-        return app.GroupResult(id, [result_from_tuple(child, app) for child in nodes], parent=parent)
-    return app.AsyncResult(id, parent=parent)
+        return app.GroupResult(result_id, [result_from_tuple(child, app) for child in nodes], parent=parent)
+    return app.AsyncResult(result_id, parent=parent)
 
 
 # -- Waiting -----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,11 @@ def sent(app):
 @pytest.fixture
 def read(app):
     """Return args, kwargs and embedded follow-ups of a message."""
-    return lambda message: app.coder.read(message)
+
+    def decode(message):
+        return app.coder.read(message)
+
+    return decode
 
 
 @pytest.fixture
@@ -51,11 +55,7 @@ def work(app):
                 outcomes.append(outcome)
                 lease = LeaseOf(delivery.tag, delivery.token)
                 broker.settle(
-                    [
-                        Settlement(
-                            lease=lease, verdict=Done(), follow_ups=outcome.follow_ups, records=outcome.records
-                        )
-                    ]
+                    [Settlement(lease=lease, verdict=Done(), follow_ups=outcome.follow_ups, records=outcome.records)]
                 )
         return outcomes
 

@@ -36,7 +36,7 @@ def test_the_last_connection_returned_is_the_next_one_lent():
 
 
 def test_a_connection_that_failed_is_closed_and_not_lent_again():
-    connections, opened = pool()
+    connections, _ = pool()
 
     with pytest.raises(ZeroDivisionError), connections.lend() as broken:
         raise ZeroDivisionError
@@ -50,7 +50,7 @@ def test_waiting_for_a_connection_ends_with_an_error_that_names_limit_and_time()
     connections, _ = pool(limit=1, timeout=0.01)
     connections.take()
 
-    with pytest.raises(OperationalError, match="all 1 connections .* within 0.01 s"):
+    with pytest.raises(OperationalError, match=r"all 1 connections .* within 0.01 s"):
         connections.take()
 
 
@@ -81,7 +81,7 @@ def test_a_connection_that_cannot_be_opened_takes_no_room():
 
 
 def test_closing_closes_what_is_idle_and_later_what_was_lent():
-    connections, opened = pool()
+    connections, _ = pool()
     lent, idle = connections.take(), connections.take()
     connections.give(idle)
 

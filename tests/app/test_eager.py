@@ -159,7 +159,7 @@ def test_eager_callbacks_and_errbacks_run_here(eager, add, sent):
 def test_inside_an_eager_call_waiting_for_others_is_refused(eager, add):
     outer = eager.task(name="outer")(lambda: add.delay(1).get())
 
-    with pytest.raises(RuntimeError, match="Never call result.get"):
+    with pytest.raises(RuntimeError, match=r"Never call result.get"):
         outer.delay().get()
 
 
@@ -201,7 +201,7 @@ def test_an_eager_run_is_told_as_any_other(app):
         def on_success(self, retval, task_id, args, kwargs):
             told.append("on_success")
 
-        def after_return(self, status, retval, task_id, args, kwargs, einfo):
+        def after_return(self, *_):
             told.append("after_return")
 
     task = app.task(name="told", base=Told)(lambda: told.append("run"))

@@ -125,7 +125,9 @@ def test_a_handler_that_prints_does_not_print_for_ever():
 
 
 @pytest.mark.row("API-082", "CFG-200")
-@pytest.mark.parametrize(("setting", "given", "expected"), [(None, None, False), (True, None, True), (True, False, False)])
+@pytest.mark.parametrize(
+    ("setting", "given", "expected"), [(None, None, False), (True, None, True), (True, False, False)]
+)
 def test_colour_is_as_told_else_for_terminals(app, setting, given, expected):
     app.conf.worker_log_color = setting
 

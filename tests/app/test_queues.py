@@ -48,7 +48,7 @@ def test_queues_of_kombu_are_read_by_their_attributes():
 
     class ForeignQueue:
         name, exchange, routing_key = "images", ForeignExchange(), "media.image"
-        queue_arguments = {"x-max-priority": 5, "x-queue-type": "quorum", "x-custom": 1}
+        queue_arguments = {"x-max-priority": 5, "x-queue-type": "quorum", "x-custom": 1}  # noqa: RUF012 - as kombu's
         durable, exclusive, auto_delete, expires, message_ttl, max_length = True, False, False, 60.0, None, 100
 
     queue = queues([ForeignQueue()])["images"]

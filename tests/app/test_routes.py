@@ -115,7 +115,7 @@ def test_an_exchange_and_a_key_may_be_named_without_a_queue():
 def test_an_unknown_queue_is_an_error_when_none_may_be_made():
     known = router(queues={"images": {}}, create_missing=False)
 
-    with pytest.raises(QueueNotFound, match="Queue 'image' missing from task_queues; did you mean 'images'?"):
+    with pytest.raises(QueueNotFound, match=r"Queue 'image' missing from task_queues; did you mean 'images'?"):
         known.destination({"queue": "image"})
 
 

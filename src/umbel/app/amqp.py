@@ -1,5 +1,6 @@
 """Hold what the settings say of queues and routes, and read it anew when they change."""
 
+# ruff: noqa: FBT001 - Celery's signatures
 from __future__ import annotations
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """The app: tasks by name, settings, and the way to broker and results."""
 
-# ruff: noqa: FBT001, FBT002, PLR0917, ASYNC109 - Celery's signatures
+# ruff: noqa: FBT001, FBT002, PLR0917 - Celery's signatures
 from __future__ import annotations
 
 import os
@@ -275,7 +275,7 @@ class Umbel:
             self._tasks[name] = task
 
     def register_task(self, task: Any, **options: Any) -> Any:
-        """Add a task written as a class (or an instance of one) and return the instance; *options* become attributes."""
+        """Add a task written as a class, or an instance of one; return the instance. *options* become attributes."""
         instance = task() if isinstance(task, type) else task
         cls = type(instance)
         if not instance.name:
@@ -468,7 +468,7 @@ class Umbel:
     @cached_property
     def coder(self) -> Coder:
         """What encodes bodies and results."""
-        return Coder(self.conf, self.codecs)
+        return Coder(self.conf, self.codecs, self.now)
 
     @cached_property
     def sender(self) -> Sender:
@@ -604,7 +604,7 @@ class Umbel:
     def config_from_object(
         self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
     ) -> None:
-        """Read settings from *obj*: an object, or the name of a module or of an object in one; lazily unless *force*."""
+        """Read settings from *obj*, an object or the name of one or of a module; when needed, or now with *force*."""
         self._config_source = obj
         self._namespace = namespace = namespace or self._namespace
         force = force or self.configured
@@ -646,7 +646,7 @@ class Umbel:
         related_name: str | None = "tasks",
         force: bool = False,
     ) -> None:
-        """Import the module *related_name* of each of *packages* when modules with tasks are imported; now if *force*."""
+        """Import the module *related_name* of each of *packages* together with other task modules; now with *force*."""
 
         def discover(**_: Any) -> None:
             found = packages() if callable(packages) else packages

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from umbel.exceptions import wire_module
+import msgspec
+
+from umbel.states import EXCEPTION_STATES, READY_STATES
 from umbel.wire.codecs import Codecs, Encoded
 from umbel.wire.message import Message
 from umbel.wire.protocol import Body, decode_body, encode_body
+from umbel.wire.result import (
+    Details,
+    ResultMeta,
+    decode_group,
+    decode_meta,
+    encode_group,
+    encode_meta,
+    exception_from_data,
+    exception_to_data,
+    node_from_tuple,
+    node_to_tuple,
+)
 
 __all__ = ["Coder"]
 
@@ -17,13 +31,15 @@ __all__ = ["Coder"]
 class Coder:
     """The serializers of one app, and what its settings say of them."""
 
-    def __init__(self, conf: Any, codecs: Codecs) -> None:
+    def __init__(self, conf: Any, codecs: Codecs, now: Callable[[], datetime]) -> None:
+        """Take the settings, the serializers there are, and *now*, which gives the end of a task its time."""
         self.codecs = codecs
-        self._accept = codecs.content_types(conf.accept_content) if conf.accept_content is not None else None
+        self._now = now
+        self._accept = None if conf.accept_content is None else codecs.content_types(conf.accept_content)
         results = conf.result_accept_content
         self._accept_results = self._accept if results is None else codecs.content_types(results)
         self._serializer: str = conf.result_serializer
-        self._content_type = codecs.codec(self._serializer).content_type
+        self._compression: str | None = conf.result_compression
 
     def body(self, body: Body, *, serializer: str, compression: str | None) -> Encoded:
         """Return a task's body encoded, and compressed if *compression* names how; raises as `encode_body`."""
@@ -46,20 +62,54 @@ class Coder:
         parent_id: str | None,
         extended: Mapping[str, Any] | None,
     ) -> bytes:
+        """Return the payload of a record; see `execution.plan.Writer`."""
         if isinstance(result, BaseException):
-            t = type(result)
-            result = {"exc_type": t.__qualname__, "exc_message": list(map(repr, result.args)), "exc_module": wire_module(t)}
-        return self.codecs.encode({"status": state, "result": result, "traceback": traceback, "children": list(children),
-             "date_done": datetime.now(UTC).isoformat(), "task_id": task_id, **(extended or {})}, self._serializer).body
+            result = exception_to_data(result, codecs=self.codecs, serializer=self._serializer)
+        meta = ResultMeta(
+            task_id=task_id,
+            status=state,
+            result=result,
+            traceback=traceback,
+            children=list(children),
+            date_done=self._now() if state in READY_STATES else None,
+            group_id=group_id,
+            parent_id=parent_id,
+            details=None if extended is None else _details(extended),
+        )
+        return encode_meta(meta, codecs=self.codecs, serializer=self._serializer, compression=self._compression)
 
-    def read_meta(self, payload: bytes) -> dict[str, Any]:
-        meta = self.codecs.decode(payload, self._content_type, accept=self._accept_results)
-        if isinstance(meta["result"], dict) and "exc_type" in meta["result"]:
-            meta["result"] = Exception(*meta["result"]["exc_message"])
-        return meta
+    def read_meta(self, payload: bytes, task_id: str) -> dict[str, Any]:
+        """Return what a payload says, exceptions as such; raises as `decode_meta`."""
+        meta = decode_meta(
+            payload, codecs=self.codecs, accept=self._accept_results, serializer=self._serializer, task_id=task_id
+        )
+        result = meta.result
+        if meta.status in EXCEPTION_STATES and result is not None:
+            result = exception_from_data(result)
+        known: dict[str, Any] = {
+            "status": meta.status,
+            "result": result,
+            "traceback": meta.traceback,
+            "children": meta.children,
+            "date_done": meta.date_done,
+            "group_id": meta.group_id,
+            "parent_id": meta.parent_id,
+            "task_id": meta.task_id,
+        }
+        return known if meta.details is None else {**known, **msgspec.structs.asdict(meta.details)}
 
     def write_group(self, result: Any) -> bytes:
-        return self.codecs.encode({"result": result}, self._serializer).body
+        """Return the payload of a saved group, given as its result tuple."""
+        node = node_from_tuple(result)
+        return encode_group(node, codecs=self.codecs, serializer=self._serializer, compression=self._compression)
 
-    def read_group(self, payload: bytes) -> Any:
-        return self.codecs.decode(payload, self._content_type, accept=self._accept_results)["result"]
+    def read_group(self, payload: bytes) -> list[Any]:
+        """Return the result tuple of a saved group."""
+        return node_to_tuple(
+            decode_group(payload, codecs=self.codecs, accept=self._accept_results, serializer=self._serializer)
+        )
+
+
+def _details(extended: Mapping[str, Any]) -> Details:
+    known = {name: extended.get(name) for name in ("name", "args", "kwargs", "worker", "retries", "queue")}
+    return Details(**known, stamps={name: extended.get(name) for name in extended.get("stamped_headers") or ()})

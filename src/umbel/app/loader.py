@@ -41,7 +41,7 @@ class Loader:
     def on_worker_process_init(self) -> None:
         """Be told that a process for tasks starts."""
 
-    # -- importing
+    # -- finding modules
 
     def import_default_modules(self) -> list[ModuleType]:
         """Import what the settings ``imports`` and ``include`` name, and what autodiscovery finds; once."""
@@ -93,7 +93,7 @@ def _find_related(package: str, related_name: str | None) -> ModuleType | None:
     try:
         importlib.import_module(package)
     except ModuleNotFoundError:
-        # "project.apps.PollsConfig": the package is what stands before the class.
+        # It may be the path of a class (of Django): the package is what stands before that.
         parent, _, _ = package.rpartition(".")
         if not parent:
             raise

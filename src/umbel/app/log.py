@@ -1,6 +1,6 @@
 """Set up what a worker or beat logs, and where; a project may do it by itself instead."""
 
-# ruff: noqa: FBT001, FBT002 - Celery's signatures
+# ruff: noqa: A001, FBT001, FBT002, PLR0917 - Celery's signatures
 from __future__ import annotations
 
 import logging

@@ -35,16 +35,17 @@ __all__ = ["PUBLISH_OPTIONS", "Publisher"]
 
 _EARLIEST: Final = -2147483648  # seconds; what peers can count back
 
-PUBLISH_OPTIONS: Final = frozenset(
-    """
-    add_to_parent argsrepr chain chord compression confirm_timeout connection countdown declare delivery_mode eta
-    exchange exchange_type expires group_id group_index headers ignore_result immediate kwargsrepr link link_error
-    mandatory origin parent_id priority producer publisher queue replaced_task_nesting reply_to result_cls retries
-    retry retry_policy root_id route_name router routing_key serializer shadow soft_time_limit stamped_headers
-    task_id task_type time_limit timeout
-    """.split()
-)
+# fmt: off
+PUBLISH_OPTIONS: Final = frozenset({
+    "add_to_parent", "argsrepr", "chain", "chord", "compression", "confirm_timeout", "connection", "countdown",
+    "declare", "delivery_mode", "eta", "exchange", "exchange_type", "expires", "group_id", "group_index", "headers",
+    "ignore_result", "immediate", "kwargsrepr", "link", "link_error", "mandatory", "origin", "parent_id", "priority",
+    "producer", "publisher", "queue", "replaced_task_nesting", "reply_to", "result_cls", "retries", "retry",
+    "retry_policy", "root_id", "route_name", "router", "routing_key", "serializer", "shadow", "soft_time_limit",
+    "stamped_headers", "task_id", "task_type", "time_limit", "timeout",
+})
 """What `apply_async` understands; every other option travels as a message property."""
+# fmt: on
 
 _DELIVERY_MODES: Final = {"persistent": 2, "transient": 1}
 
@@ -354,10 +355,10 @@ def _with_links(body: Body) -> Body:
     """Return *body* with its chain as callbacks of callbacks, since protocol 1 knows no chains (PRT-041)."""
     following: Any = None
     for step in body.embed["chain"] or ():  # the last step comes first
-        step = {**step, "options": {**step["options"]}}
+        options = dict(step["options"])
         if following is not None:
-            step["options"]["link"] = [*(_as_list(step["options"].get("link")) or ()), following]
-        following = step
+            options["link"] = [*(_as_list(options.get("link")) or ()), following]
+        following = {**step, "options": options}
     if following is None:
         return body
     callbacks = [*(body.embed["callbacks"] or ()), following]

@@ -1,5 +1,6 @@
 """Say what each queue is: how it is declared, and under which exchange and key it is reached."""
 
+# ruff: noqa: FBT001, FBT002 - Celery's signatures
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

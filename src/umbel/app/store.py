@@ -16,6 +16,7 @@ from umbel.wire.record import Record
 __all__ = ["ResultStore"]
 
 Meta = dict[str, Any]
+_Decode = Callable[[Mapping[str, bytes]], dict[str, Meta]]
 
 
 class ResultStore:
@@ -135,13 +136,13 @@ class ResultStore:
         self._connections.close()
 
     def _decoded(self, payloads: Mapping[str, bytes]) -> dict[str, Meta]:
-        return {task_id: self._coder.read_meta(payload) for task_id, payload in payloads.items()}
+        return {task_id: self._coder.read_meta(payload, task_id) for task_id, payload in payloads.items()}
 
 
 class _Waiting:
     """A wait for some tasks over one connection."""
 
-    def __init__(self, backend: Backend, watch: Watch, decoded: Callable[[Mapping[str, bytes]], dict[str, Meta]]) -> None:
+    def __init__(self, backend: Backend, watch: Watch, decoded: _Decode) -> None:
         self._backend = backend
         self._decoded = decoded
         self.wait = watch.wait

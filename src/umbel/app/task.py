@@ -1,6 +1,6 @@
 """A function the app knows by name, and the ways to call it: here, or wherever a worker is."""
 
-# ruff: noqa: FBT001, FBT002, PLR0917, ASYNC109 - Celery's signatures
+# ruff: noqa: FBT001, FBT002, PLR0917 - Celery's signatures
 from __future__ import annotations
 
 import importlib
@@ -55,7 +55,7 @@ class Task(Generic[P, R]):
     resultrepr_maxsize: int = 1024  # characters
     autoretry_for: tuple[type[BaseException], ...] = ()
     dont_autoretry_for: tuple[type[BaseException], ...] = ()
-    retry_kwargs: Mapping[str, Any] = {}  # noqa: RUF012 - never changed
+    retry_kwargs: Mapping[str, Any] = {}
     retry_backoff: bool | float = False  # seconds before the first retry; True = 1
     retry_backoff_max: float = 600.0  # seconds
     retry_jitter: bool = True
