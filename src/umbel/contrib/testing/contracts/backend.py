@@ -125,6 +125,18 @@ class BackendContract:
 
         assert site.backend().fetch(["1"]) == {"1": b"SUCCESS of 1"}
 
+    def test_many_may_open_a_fresh_store_at_once(self, tmp_path: Path) -> None:
+        def open_and_store(site: Site, task_id: str) -> None:
+            with closing(site.make_backend()) as backend:
+                backend.store([_record(task_id)])
+
+        for number in range(10):
+            folder = tmp_path / f"{number}"
+            folder.mkdir()
+            with self.new_site(folder).opened() as site:
+                at_once(*(partial(open_and_store, site, task_id) for task_id in "1234"))
+                assert site.backend().fetch("1234").keys() == set("1234")
+
     def test_many_threads_store_at_once(self, site: Site) -> None:
         def store(name: int) -> None:
             with closing(site.make_backend()) as backend:

@@ -119,6 +119,18 @@ class BrokerContract:
         else:
             assert _ids(take(site, broker, 10)) == ["1", "2", "3"]
 
+    def test_many_may_open_a_fresh_store_at_once(self, tmp_path: Path) -> None:
+        def open_and_send(site: Site, task_id: str) -> None:
+            with closing(site.make_broker()) as broker:
+                send(broker, "q", task_id)
+
+        for number in range(10):
+            folder = tmp_path / f"{number}"
+            folder.mkdir()
+            with self.new_site(folder).opened() as site:
+                at_once(*(partial(open_and_send, site, f"{i}") for i in range(_THREADS)))
+                assert site.broker().sizes()["q"].ready == _THREADS
+
     # -- order --------------------------------------------------------------------------------------------------------
 
     def test_the_oldest_message_comes_first(self, site: Site) -> None:
