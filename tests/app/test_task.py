@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from umbel import Task, current, signals
-from umbel.exceptions import MaxRetriesExceededError, OperationalError, Retry
+from umbel.exceptions import ImproperlyConfigured, MaxRetriesExceededError, OperationalError, Retry
 
 
 @pytest.fixture
@@ -376,3 +376,71 @@ def test_signals_of_a_run_are_sent_by_the_task(app, work, add):
     work()
 
     assert told == [("task_prerun", add), ("task_success", add), ("task_postrun", add)]
+
+
+# -- Letting others do the work ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("API-172", "PRT-083")
+def test_a_task_may_be_replaced_under_its_own_id(app, work, add):
+    seen = []
+
+    @app.task(name="delegating", bind=True)
+    def delegating(self, x):
+        seen.append(self.request.replaced_task_nesting)
+        raise self.replace(add.s(x, 10) | add.s(100))
+
+    last = app.task(name="last", bind=True)(lambda self, value: (value, seen.append(self.request.root_id))[0])
+    result = (delegating.s(1) | last.s()).delay()
+    states = [outcome.state for outcome in work()]
+
+    assert states == ["IGNORED", "SUCCESS", "SUCCESS", "SUCCESS"]
+    assert result.get(timeout=1) == 111
+    assert result.parent.get(timeout=1) == 111
+    assert seen == [0, result.parent.id]
+
+
+@pytest.mark.row("API-172")
+def test_what_follows_a_replaced_task_follows_its_replacement(app, work, add):
+    told = []
+    log = app.task(name="log")(told.append)
+
+    delegating = app.task(name="delegating", bind=True)(lambda self: self.replace(add.s(1, 2)))
+    delegating.apply_async(link=log.s())
+    work()
+
+    assert told == [3]
+
+
+@pytest.mark.row("API-172")
+def test_an_eager_replacement_is_the_value(app, add):
+    delegating = app.task(name="delegating", bind=True)(lambda self: self.replace(add.s(1, 2)))
+
+    assert delegating.apply().get() == 3
+    assert delegating() == 3
+
+
+@pytest.mark.row("API-174")
+def test_a_task_cannot_be_replaced_by_nothing_or_by_part_of_a_chord(app, add):
+    from umbel import chain
+
+    nothing = app.task(name="nothing", bind=True)(lambda self: self.replace(chain()))
+    part = app.task(name="part", bind=True)(lambda self: self.replace(add.s(1).set(chord=add.s())))
+
+    with pytest.raises(ImproperlyConfigured, match="empty chain"):
+        nothing.apply(throw=True)
+    with pytest.raises(ImproperlyConfigured, match="part of a chord"):
+        part.apply(throw=True)
+
+
+@pytest.mark.row("API-175")
+def test_how_a_task_is_replaced_can_be_changed(app, add):
+    class Base(Task):
+        abstract = True
+
+        def on_replace(self, sig):
+            return "instead", sig.task
+
+    task = app.task(name="delegating", bind=True, base=Base)(lambda self: self.replace(add.s(1, 2)))
+
+    assert task.apply().get() == ("instead", "proj.add")

@@ -25,6 +25,7 @@ from umbel.app.control import Control
 from umbel.app.home import find_home
 from umbel.app.loader import make_loader
 from umbel.app.log import Logging
+from umbel.app.models import Models, with_models
 from umbel.app.parts import Site, open_backend, open_broker, same_server
 from umbel.app.perform import Plans, TaskRunner
 from umbel.app.registry import TaskRegistry
@@ -254,9 +255,23 @@ class Umbel:
                 return  # another thread was faster
             if not self.finalized and not self.autofinalize:
                 raise RuntimeError("Contract breach: app not finalized")
+            models = None
+            if options.pop("pydantic", False):
+                models = Models(
+                    fun,
+                    strict=options.pop("pydantic_strict", None),
+                    context={
+                        "celery_app": self,
+                        "celery_task_name": name,
+                        **(options.pop("pydantic_context", None) or {}),
+                    },
+                    dump=options.pop("pydantic_dump_kwargs", None) or {},
+                )
+                fun = with_models(fun, models)
             attributes = {
                 "app": self,
                 "name": name,
+                "models": models,
                 "run": fun if bind else staticmethod(fun),
                 "__doc__": fun.__doc__,
                 "__module__": fun.__module__,

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 from umbel import current
 from umbel.app.annotations import annotate
 from umbel.app.arguments import Arguments
+from umbel.app.models import Models
 from umbel.canvas.maps import chunks, xmap, xstarmap
-from umbel.exceptions import MaxRetriesExceededError, OperationalError, Retry
+from umbel.canvas.signature import maybe_signature
+from umbel.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, OperationalError, Retry
 from umbel.execution.request import Request
 from umbel.execution.retry import retry, signature_from_request
 
@@ -97,6 +99,8 @@ class Task(Generic[P, R]):
 
     MaxRetriesExceededError = MaxRetriesExceededError
     OperationalError = OperationalError
+
+    models: Models | None = None  # of a task made with pydantic=True
 
     _arguments: Arguments | None = None  # of `run`; made when first needed
     _backend: Any = None
@@ -205,6 +209,8 @@ class Task(Generic[P, R]):
         app = self.app
         if self.typing:
             self._check(args, kwargs)
+        if self.models is not None and (options.get("serializer") or self.serializer) != "pickle":
+            args, kwargs = self.models.dump(args or (), kwargs or {})
         if link is not None:
             options["link"] = link
         if link_error is not None:
@@ -324,6 +330,50 @@ class Task(Generic[P, R]):
         return signature_from_request(self, request or self.request, args, kwargs, queue, **extra_options)
 
     subtask_from_request = signature_from_request
+
+    def replace(self, sig: Any) -> Any:
+        """Let *sig* do the work of the running call: under its id, with all that follows from it.
+
+        Of a group, the list of its results becomes the result.
+
+        Raises:
+            Ignore: always, in a worker: it ends this run. Elsewhere the value of *sig* is returned.
+            ImproperlyConfigured: *sig* is part of a chord, or an empty chain.
+        """
+        request = self.request
+        sig = maybe_signature(sig, self.app).clone()
+        if sig["options"].get("chord"):
+            raise ImproperlyConfigured("a signature that replaces a task must not be part of a chord of its own")
+        if sig["subtask_type"] == "chain" and not sig["kwargs"]["tasks"]:
+            raise ImproperlyConfigured(f"task {self.name} cannot be replaced by an empty chain")
+        if sig["subtask_type"] == "group":
+            sig = sig | self.app.tasks["celery.accumulate"].s(index=0)
+        for callback in request.callbacks or ():
+            sig.link(callback)
+        for errback in request.errbacks or ():
+            sig.link_error(errback)
+        sig["options"].pop("task_id", None)
+        sig.freeze(
+            request.id,
+            group_id=request.group,
+            chord=request.chord,
+            root_id=request.root_id,
+            group_index=request.group_index,
+        )
+        for step in reversed(request.chain or ()):
+            sig = sig | maybe_signature(step, self.app)
+        return self.on_replace(sig)
+
+    def on_replace(self, sig: Any) -> Any:
+        """Send *sig* when this run is settled, and end the run; where no worker runs it, return the value of *sig*."""
+        request = self.request
+        if request.is_eager or request.called_directly:
+            return sig.apply().get()
+        nesting = {"replaced_task_nesting": request.replaced_task_nesting + 1}
+        _, calls = self.app.expand(sig)
+        for call in calls:
+            request.outbox.append(self.app.prepare(call.task, call.args, call.kwargs, {**call.options, **nesting}))
+        raise Ignore(f"replaced by {sig!r}")
 
     # -- while it runs
 
