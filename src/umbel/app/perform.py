@@ -17,7 +17,7 @@ from umbel.execution.plan import Environment, TaskPlan, plan_task
 from umbel.execution.record import make_record
 from umbel.execution.request import Request
 from umbel.pools.base import ChildInfo
-from umbel.states import STARTED
+from umbel.states import FAILURE, STARTED
 from umbel.wire.record import Record
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Plans:
 
     def conclude(self, delivery: Delivery, why: str, evidence: str) -> Outcome:
         """Return the outcome of a delivery that no user code will report; *why* is a value of `worker.orders.Why`."""
+        if not delivery.message.id:  # so damaged that nobody can be told; the dead-letter set keeps it
+            return Outcome(state=FAILURE, reason=evidence or delivery.invalid or why)
         exc = _CONCLUSIONS[why](delivery, evidence)
         return conclude(self.env, self.find(delivery.message.task), delivery, exc, reason=evidence)
 
