@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator
+from io import BytesIO
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,7 @@ from umbel.exceptions import (
     ImproperlyConfigured,
     MissingExtra,
     SoftTimeLimitExceeded,
+    wire_class,
 )
 from umbel.wire.extended_json import ExtendedJson
 
@@ -184,6 +186,17 @@ def _entry_points() -> Iterator[Codec]:
 # -- Built in ----------------------------------------------------------------------------------------------------------
 
 
+class _Unpickler(pickle.Unpickler):
+    """Read Celery's own exception classes as ours, since Celery is not installed here."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return wire_class(module, name) or super().find_class(module, name)
+
+
+def _decode_pickle(data: bytes) -> Any:
+    return _Unpickler(BytesIO(data)).load()
+
+
 def _encode_yaml(value: Any) -> str:
     text: str = _yaml().safe_dump(value)
     return text
@@ -224,7 +237,7 @@ _BUILT_IN: Final = (
         "application/x-python-serialize",
         "binary",
         lambda value: pickle.dumps(value, protocol=4),
-        pickle.loads,  # only read where the user's accept list names it
+        _decode_pickle,
     ),
     Codec("yaml", "application/x-yaml", "utf-8", _encode_yaml, _decode_yaml),
     Codec("msgpack", "application/x-msgpack", "binary", _encode_msgpack, _decode_msgpack),

@@ -1,0 +1,115 @@
+"""Monitoring events: what a worker or a client tells about itself and its tasks, and where that goes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from umbel.exceptions import InvalidMessage
+from umbel.wire.codecs import Codecs
+from umbel.wire.message import Message, Route
+from umbel.wire.protocol import decode_value
+from umbel.wire.topology import Binding, Exchange, ExchangeType, QueueSpec, Topology
+
+__all__ = ["EVENT_EXCHANGE", "event", "event_message", "monitor_topology", "read_events"]
+
+EVENT_EXCHANGE: Final = "celeryev"
+
+
+def event(
+    type: str,
+    *,
+    hostname: str,
+    timestamp: float,
+    clock: int,
+    pid: int,
+    fields: Mapping[str, Any],
+    utcoffset: float = 0.0,
+) -> dict[str, Any]:
+    """Return the event *type*, such as `task-started`, with its own *fields* (PRT-213 to 233).
+
+    *hostname* is the node (or `gen<pid>@<host>` of a client), *timestamp* unix seconds, *clock* the sender's Lamport
+    clock, *utcoffset* its offset from UTC in hours, west positive.
+    """
+    return {
+        "hostname": hostname,
+        "utcoffset": utcoffset,
+        "pid": pid,
+        "clock": clock,
+        **fields,
+        "timestamp": timestamp,
+        "type": type,
+    }
+
+
+def event_message(
+    events: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    *,
+    codecs: Codecs,
+    serializer: str = "json",
+    exchange: str = EVENT_EXCHANGE,
+) -> tuple[Message, Route]:
+    """Return a plain message with one event, or with a list of events of one group (`task-…`), and its way."""
+    first = events if isinstance(events, Mapping) else events[0]
+    key = str(first["type"]).replace("-", ".")
+    if not isinstance(events, Mapping):
+        key = key.partition(".")[0] + ".multi"
+    encoded = codecs.encode(events, serializer)
+    message = Message(
+        id="",
+        task="",
+        body=encoded.body,
+        content_type=encoded.content_type,
+        content_encoding=encoded.content_encoding,
+        headers={"hostname": first["hostname"]},
+        priority=0,
+        delivery_mode=1,
+    )
+    return message, Route(exchange, key)
+
+
+def read_events(message: Message, *, codecs: Codecs, accept: Collection[str] | None) -> list[dict[str, Any]]:
+    """Return the events of a plain message, oldest first. All have a type and a time, other fields are the sender's.
+
+    Raises:
+        InvalidMessage: it holds none.
+        ContentDisallowed: its content type is not in *accept*.
+        DecodeError: its bytes are damaged.
+    """
+    found = decode_value(message, codecs=codecs, accept=accept)
+    events = found if isinstance(found, list) else [found]
+    try:
+        for one in events:
+            msgspec.convert(one, _Common)
+    except msgspec.ValidationError as exc:
+        raise InvalidMessage(f"no event: {exc} in {found!r:.200}") from exc
+    return events
+
+
+def monitor_topology(
+    queue: str,
+    *,
+    key: str = "#",
+    exchange: str = EVENT_EXCHANGE,
+    exchange_type: ExchangeType = "topic",
+    expires: float | None = 60.0,
+    message_ttl: float | None = 5.0,
+) -> Topology:
+    """Return a receiver's own *queue* for the events whose routing key matches *key* (PRT-143).
+
+    Redis and Pub/Sub want the exchange as a fanout. Durations are seconds.
+    """
+    spec = QueueSpec(queue, durable=False, exclusive=True, auto_delete=True, expires=expires, message_ttl=message_ttl)
+    return Topology.of(Exchange(exchange, exchange_type), spec, Binding(exchange, queue, key))
+
+
+class _Common(msgspec.Struct):
+    type: str
+    timestamp: float | None = None
+    hostname: str | None = None
+    clock: int | None = None
+    pid: int | None = None
+    utcoffset: float | None = None
+    uuid: str | None = None
