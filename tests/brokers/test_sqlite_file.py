@@ -16,9 +16,11 @@ import pytest
 from umbel.brokers.base import Claim, Publication
 from umbel.brokers.sqlite import SqliteBroker
 from umbel.brokers.sqlite_file import Database, Location, parse
+from umbel.contrib.testing.contracts.calls import is_woken
 from umbel.exceptions import (
     BrokerFull,
     BrokerLocked,
+    BrokerUnavailable,
     BrokerUnusable,
     ImproperlyConfigured,
     OperationalError,
@@ -71,6 +73,13 @@ def test_a_url_that_cannot_be_meant_says_what_to_write(url, says):
 
 
 # -- what may be wrong with the file
+
+
+def test_a_sqlite_that_is_too_old_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+    with pytest.raises(ImproperlyConfigured, match=r"needs SQLite 3\.35, but this Python has 3\.34\.1"):
+        send(tmp_path / "queue.db")
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -137,12 +146,19 @@ def test_a_dropped_table_is_no_riddle(tmp_path):
 def test_who_holds_the_lock_too_long_is_named_within_the_timeout(tmp_path):
     path = tmp_path / "queue.db"
     send(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as tool, closing(SqliteBroker(Location(path))) as broker:
+    location = Location(path, busy_timeout=0.1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as tool, closing(SqliteBroker(location)) as broker:
+        broker.consume(["q"])
+        broker.fileno()
         tool.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         with pytest.raises(BrokerLocked, match=f"process {os.getpid()}" if sys.platform == "linux" else "process"):
             broker.publish([publication("2")], timeout=0.1)
         assert 0.05 < time.monotonic() - began < 2
+
+        with pytest.raises(BrokerUnavailable):
+            broker.settle([], Claim(limit=1, lease=60, owner="node"))
+        assert is_woken(broker, 0.0), "who tries again should not wait for the next message"
 
         tool.execute("ROLLBACK")
         broker.publish([publication("3")], timeout=0.1)

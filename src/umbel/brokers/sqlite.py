@@ -120,7 +120,12 @@ class SqliteBroker:
                 self._tidy()
                 return Turn()
         parcels = {id(each): [pack(one) for one in each.follow_ups] for each in settlements if each.follow_ups}
-        held, refused, reached, rows = self._write(self._settle, settlements, parcels, claim)
+        try:
+            held, refused, reached, rows = self._write(self._settle, settlements, parcels, claim)
+        except BaseException:
+            if claim is not None and self._bell is not None:
+                self._bell.poke()  # who tries again should not wait for the next message
+            raise
         deliveries = self._deliver(rows)
         if settlements:
             self._wake(reached, mine=claim is None)

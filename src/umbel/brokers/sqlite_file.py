@@ -280,7 +280,9 @@ class Database:
             row = self._patiently(connection, sql, (), patience).fetchone()
             return row and row[0]
 
-        version = self._check_owner(execute)
+        with connection:
+            connection.execute("BEGIN")  # one view for all questions: another process may be creating the tables
+            version = self._check_owner(execute)
         if execute("PRAGMA journal_mode") != "wal":
             # Not persistent until it succeeds, so whoever comes first does it.
             mode = execute("PRAGMA journal_mode = WAL")
@@ -311,6 +313,7 @@ class Database:
             BrokerUnusable: it belongs to another program, or to a newer umbel.
         """
         path = self.location.path
+        tables = execute("SELECT count(*) FROM sqlite_schema")
         owner, version = execute("PRAGMA application_id"), execute("PRAGMA user_version")
         if owner == APPLICATION_ID:
             if version > VERSION:
@@ -319,7 +322,7 @@ class Database:
                     f"Upgrade umbel here, or name another file."
                 )
             return int(version)
-        if owner or version or execute("SELECT count(*) FROM sqlite_schema"):
+        if owner or version or tables:
             raise BrokerUnusable(
                 f"{path} is the SQLite database of another program, and umbel will not touch it. "
                 f"Name another file in 'broker_url', such as sqlite:///queue.db."
