@@ -7,7 +7,7 @@ are awaited, whether one or ten thousand.
 # ruff: noqa: FBT001, FBT002, PLR0917, ASYNC109 - Celery's signatures
 from __future__ import annotations
 
-import asyncio
+import importlib
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -961,6 +961,7 @@ async def _afinish(wait: _Wait, store: Store) -> None:
 
 async def _readable(fileno: int | None, timeout: float | None) -> bool:
     """Wait until *fileno* is readable, and return True; without one, or when time runs out, return False."""
+    asyncio = importlib.import_module("asyncio")  # 15 ms that only who runs an event loop pays, and has paid
     if fileno is None:
         await asyncio.sleep(_POLL if timeout is None else min(timeout, _POLL))
         return False
