@@ -6,7 +6,9 @@ Importing this loads nothing but names; each part is loaded when it is first use
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
+
+from umbel.app.version import SERIES, VERSION, VERSION_BANNER, __version__, version_info
 
 if TYPE_CHECKING:
     from umbel._names import uuid
@@ -28,6 +30,7 @@ __all__ = [
     "Signature",
     "Task",
     "Umbel",
+    "__version__",
     "bugreport",
     "chain",
     "chord",
@@ -45,20 +48,6 @@ __all__ = [
     "xstarmap",
 ]
 
-
-class _Version(NamedTuple):
-    major: int
-    minor: int
-    micro: int
-    releaselevel: str = ""
-    serial: str = ""
-
-
-VERSION: Final = _Version(0, 1, 0)
-version_info: Final = VERSION
-SERIES: Final = "first light"
-__version__: Final = "0.1.0"
-VERSION_BANNER: Final = f"{__version__} ({SERIES})"
 
 # fmt: off
 _HOME: Final = {

@@ -5,14 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from umbel.app.publish import Publisher
 from umbel.app.queues import Queue, QueueDefaults, Queues
 from umbel.app.routes import Router
-
-if TYPE_CHECKING:
-    from umbel.app.app import Umbel
 
 __all__ = ["AMQP"]
 
@@ -35,7 +32,7 @@ _QUEUE_SETTINGS: Final = frozenset(
 class AMQP:
     """The queues and routes of one app (``app.amqp``)."""
 
-    def __init__(self, app: Umbel) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
         app.conf.on_change(self._forget)
 

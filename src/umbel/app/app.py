@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 import weakref
@@ -14,8 +15,9 @@ from datetime import datetime, tzinfo
 from functools import cached_property
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
-from umbel import _time, current, signals
+from umbel import current, signals
 from umbel._names import close_match, symbol_by_name, task_name, uuid
+from umbel._time import as_seconds, now, timezone_of
 from umbel.app import eager
 from umbel.app.amqp import AMQP
 from umbel.app.builtins import add_builtin_tasks
@@ -500,7 +502,7 @@ class Umbel:
     @cached_property
     def backend(self) -> Any:
         """Where results are kept; may be used in any thread."""
-        return ResultStore(self.open_backend, self.coder, expires=_time.as_seconds(self.conf.result_expires) or None)
+        return ResultStore(self.open_backend, self.coder, expires=as_seconds(self.conf.result_expires) or None)
 
     def broker_url(self, *, write: bool = False) -> str:
         """Return where the broker is: as the settings say, else the embedded queue."""
@@ -734,16 +736,16 @@ class Umbel:
 
     def now(self) -> datetime:
         """Return the current moment in the app's time zone."""
-        return _time.now(self.timezone)
+        return now(self.timezone)
 
     @cached_property
     def timezone(self) -> tzinfo:
         """The time zone that the settings mean."""
-        return _time.timezone_of(self.conf.timezone, utc=self.conf.enable_utc)
+        return timezone_of(self.conf.timezone, utc=self.conf.enable_utc)
 
     def uses_utc_timezone(self) -> bool:
         """Return whether that is UTC."""
-        return self.timezone == _time.timezone_of(None)
+        return self.timezone == timezone_of(None)
 
     @property
     def oid(self) -> str:
@@ -826,7 +828,8 @@ class Umbel:
         """Return a worker for this app; `start` runs it."""
         from umbel.worker.worker import Worker
 
-        return Worker(self, **options)
+        itself: Any = self  # what the worker asks of an app may be read-only here
+        return Worker(itself, **options)
 
     WorkController = Worker
 
@@ -842,8 +845,6 @@ class Umbel:
         Raises:
             ValueError: *argv* does not name the command ``worker``.
         """
-        import sys
-
         argv = sys.argv if argv is None else argv
         if "worker" not in argv:
             raise ValueError("worker_main() runs the command 'worker': put it into argv, or use start() for others")

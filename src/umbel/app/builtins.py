@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from umbel.app.app import Umbel
+from typing import Any
 
 __all__ = ["add_builtin_tasks"]
 
 
-def add_builtin_tasks(app: Umbel) -> None:
+def add_builtin_tasks(app: Any) -> None:
     """Give *app* the tasks called ``celery.…``."""
 
     def backend_cleanup() -> None:

@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from umbel.app.app import Umbel
+from typing import Any
 
 __all__ = ["Control"]
 
@@ -15,7 +12,7 @@ __all__ = ["Control"]
 class Control:
     """The orders of one app to its workers (``app.control``)."""
 
-    def __init__(self, app: Umbel) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
 
     def revoke(

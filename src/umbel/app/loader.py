@@ -6,13 +6,10 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from umbel._names import cwd_importable, import_from_cwd, symbol_by_name
 from umbel.signals import import_modules
-
-if TYPE_CHECKING:
-    from umbel.app.app import Umbel
 
 __all__ = ["Loader"]
 
@@ -20,7 +17,7 @@ __all__ = ["Loader"]
 class Loader:
     """What Celery calls a loader: subclass it and name it by ``loader=`` or CELERY_LOADER to change any of this."""
 
-    def __init__(self, app: Umbel) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
         self._imported = False
 
@@ -109,7 +106,7 @@ def _several(names: str | Iterable[str] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
-def make_loader(app: Umbel, wanted: Any) -> Any:
+def make_loader(app: Any, wanted: Any) -> Any:
     """Return the loader that *wanted* (a class, a dotted path, an alias, or None) means."""
     if wanted is None or wanted in _OURS:
         return Loader(app)

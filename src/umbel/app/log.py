@@ -9,12 +9,9 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import Any, Final, TextIO
 
 from umbel import current, signals
-
-if TYPE_CHECKING:
-    from umbel.app.app import Umbel
 
 __all__ = ["ColorFormatter", "Logging", "LoggingProxy", "TaskFormatter"]
 
@@ -99,7 +96,7 @@ class Logging:
 
     already_setup = False
 
-    def __init__(self, app: Umbel) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
 
     def setup(

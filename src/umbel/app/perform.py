@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from umbel import current, signals
 from umbel._time import as_seconds
@@ -20,16 +20,13 @@ from umbel.pools.base import ChildInfo
 from umbel.states import FAILURE, STARTED
 from umbel.wire.record import Record
 
-if TYPE_CHECKING:
-    from umbel.app.app import Umbel
-
 __all__ = ["Plans", "TaskRunner"]
 
 
 class Plans:
     """What running each task of an app needs, read once for each."""
 
-    def __init__(self, app: Umbel, hostname: str, prepare: Any = None) -> None:
+    def __init__(self, app: Any, hostname: str, prepare: Any = None) -> None:
         """Take the node name *hostname*, which requests and results show.
 
         *prepare* makes the messages of follow-ups; None = `Umbel.prepare`.
@@ -86,7 +83,7 @@ class TaskRunner:
     payload_type = Delivery
     report_type = Outcome
 
-    def __init__(self, app: Umbel, hostname: str) -> None:
+    def __init__(self, app: Any, hostname: str) -> None:
         self._app = app
         self._hostname = hostname
         self._plans: Plans | None = None

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from umbel._names import close_match
+from umbel.app.task import Task
 from umbel.exceptions import InvalidTaskError, NotRegistered
-
-if TYPE_CHECKING:
-    from umbel.app.task import Task
 
 __all__ = ["TaskRegistry"]
 
 
-class TaskRegistry(dict[str, "Task[..., Any]"]):
+class TaskRegistry(dict[str, Task[..., Any]]):
     """Tasks by name; a missing one raises `NotRegistered`."""
 
     NotRegistered = NotRegistered

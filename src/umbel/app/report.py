@@ -9,6 +9,7 @@ from typing import Any
 
 from umbel import current
 from umbel._repr import mask_url
+from umbel.app.version import VERSION_BANNER
 
 __all__ = ["bugreport"]
 
@@ -17,7 +18,7 @@ def bugreport(app: Any = None) -> str:
     """Return versions, places and settings of *app* (None = the current one); secrets are masked."""
     app = current.app_or_default(app)
     facts = {
-        "software": f"umbel:{_version('umbel')} py:{platform.python_version()}",
+        "software": f"umbel:{VERSION_BANNER} py:{platform.python_version()}",
         "platform": f"system:{platform.system()} arch:{platform.machine()} imp:{platform.python_implementation()}",
         "libraries": " ".join(f"{name}:{_version(name)}" for name in ("msgspec", "click", "rich")),
         "loader": f"{type(app.loader).__module__}.{type(app.loader).__qualname__}",

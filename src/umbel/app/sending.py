@@ -50,7 +50,6 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         known = {key: said[key] for key in cls.__struct_fields__ if key in said}
         return cls(**{key: value for key, value in known.items() if value is not None or key == "max_retries"})
 
-
     def pauses(self) -> Iterator[float]:
         """Yield the seconds to wait before each further attempt."""
         return pauses(self.interval_start, self.interval_step, self.interval_max, self.max_retries)

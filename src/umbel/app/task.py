@@ -10,20 +10,15 @@ from contextvars import Token
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
-from umbel import current
+from umbel import current, result
 from umbel.app.annotations import annotate
 from umbel.app.arguments import Arguments
 from umbel.app.models import Models
 from umbel.canvas.maps import chunks, xmap, xstarmap
-from umbel.canvas.signature import maybe_signature
+from umbel.canvas.signature import Signature, maybe_signature
 from umbel.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, OperationalError, Retry
 from umbel.execution.request import Request
 from umbel.execution.retry import retry, signature_from_request
-
-if TYPE_CHECKING:
-    from umbel.app.app import Umbel
-    from umbel.canvas.signature import Signature
-    from umbel.result import AsyncResult, EagerResult
 
 __all__ = ["AsyncTask", "Context", "PendingTask", "Task", "TaskType", "made"]
 
@@ -42,7 +37,7 @@ class Task(Generic[P, R]):
     """
 
     name: str = None  # type: ignore[assignment]  # given when it is made or registered
-    app: Umbel = None  # type: ignore[assignment]  # given when it is bound
+    app: Any = None  # an `Umbel`, given when it is bound
     abstract: bool = True  # Celery's name for a base class; subclasses are no base classes unless they say so
 
     # -- options; None in the second group means: as the setting says
@@ -138,13 +133,13 @@ class Task(Generic[P, R]):
         """Return the name that people are shown for this call; None = the task's own."""
 
     @classmethod
-    def on_bound(cls, app: Umbel) -> None:
+    def on_bound(cls, app: Any) -> None:
         """Be told that the task was bound to *app*."""
 
     # -- binding
 
     @classmethod
-    def bind(cls, app: Umbel) -> Umbel:
+    def bind(cls, app: Any) -> Any:
         """Make this a task of *app*: options left open are read from its settings, annotations are applied."""
         cls.app = app
         conf = app.conf
@@ -180,7 +175,7 @@ class Task(Generic[P, R]):
         finally:
             current.leave(token)
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> result.AsyncResult[R]:
         """Send it to a worker; return the handle on its result.
 
         Raises:
@@ -200,7 +195,7 @@ class Task(Generic[P, R]):
         link_error: Any = None,
         shadow: str | None = None,
         **options: Any,
-    ) -> AsyncResult[R]:
+    ) -> result.AsyncResult[R]:
         """Send it to a worker with *options*; return the handle on its result. Raises as `delay` does.
 
         Options are ``countdown`` (seconds), ``eta``, ``expires``, ``queue``, ``priority``, ``time_limit``,
@@ -217,11 +212,14 @@ class Task(Generic[P, R]):
             options["link_error"] = link_error
         if shadow is not None:
             options["shadow"] = shadow
+        sent: result.AsyncResult[R]
         if app.conf.task_always_eager:
-            return app.apply_eagerly(self, args, kwargs, {**options, "task_id": task_id})
+            sent = app.apply_eagerly(self, args, kwargs, {**options, "task_id": task_id})
+            return sent
         if producer is not None:
             options["producer"] = producer
-        return app.send_task(self.name, args, kwargs, task_id=task_id, task_type=self, **options)
+        sent = app.send_task(self.name, args, kwargs, task_id=task_id, task_type=self, **options)
+        return sent
 
     def apply(
         self,
@@ -236,27 +234,17 @@ class Task(Generic[P, R]):
         loglevel: int | None = None,
         headers: Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> EagerResult[R]:
+    ) -> result.EagerResult[R]:
         """Run it here as a worker would, retries included, and return its result.
 
         With *throw* (None = setting ``task_eager_propagates``) its exception is raised.
         """
-        return self.app.apply(
-            self,
-            args,
-            kwargs,
-            {
-                **options,
-                "link": link,
-                "link_error": link_error,
-                "task_id": task_id,
-                "retries": retries or 0,
-                "headers": headers,
-            },
-            throw=throw,
-            logfile=logfile,
-            loglevel=loglevel,
+        options |= {"link": link, "link_error": link_error, "task_id": task_id, "headers": headers}
+        options["retries"] = retries or 0
+        done: result.EagerResult[R] = self.app.apply(
+            self, args, kwargs, options, throw=throw, logfile=logfile, loglevel=loglevel
         )
+        return done
 
     def retry(
         self,
@@ -417,9 +405,9 @@ class Task(Generic[P, R]):
     def backend(self, backend: Any) -> None:
         self._backend = backend
 
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> result.AsyncResult[R]:  # noqa: N802 - Celery's name
         """Return the handle on the result of an earlier call."""
-        made: AsyncResult[R] = self.app.AsyncResult(task_id, backend=self.backend, task_name=self.name, **kwargs)
+        made: result.AsyncResult[R] = self.app.AsyncResult(task_id, backend=self.backend, task_name=self.name, **kwargs)
         return made
 
     # -- being an object
@@ -429,7 +417,7 @@ class Task(Generic[P, R]):
         return str(vars(type)["__name__"].__get__(type(self)))
 
     def __repr__(self) -> str:
-        app: Umbel | None = self.app
+        app: Any = self.app
         where = "" if app is None else f" of {app.main} at {id(app):#x}"
         return f"<@task: {self.name}{where}>"
 
