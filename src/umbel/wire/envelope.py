@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final, Literal
 
 import msgspec
 
 from umbel.exceptions import InvalidMessage
 from umbel.wire.extended_json import ExtendedJson
 from umbel.wire.message import Message, Route
-from umbel.wire.protocol import Received, headers_of, properties_of
+from umbel.wire.protocol import (
+    MessageReader,
+    Received,
+    TaskHeaders,
+    TaskProperties,
+    headers_of,
+    properties_of,
+    read_plain,
+)
 
 __all__ = ["Envelope", "Envelopes"]
 
@@ -39,6 +47,8 @@ class Envelopes:
         Raises:
             TypeError: a header or property cannot travel as JSON.
         """
+        if _is_common(message):
+            return _common_envelope(message, route, delivery_tag).encode("ascii")
         properties = properties_of(message, now)
         properties["delivery_info"] = {"exchange": route.exchange, "routing_key": route.routing_key}
         properties["priority"] = message.priority or 0
@@ -54,27 +64,30 @@ class Envelopes:
             }
         )
 
-    def decode(self, data: bytes | str, read: Callable[[Received], Message]) -> Envelope:
-        """Return what an envelope holds; *read* is `MessageReader.read` or `read_plain`.
+    def decode(self, data: bytes | str, reader: MessageReader | None) -> Envelope:
+        """Return what an envelope holds: a task message as *reader* reads it, without one a plain message.
 
         Raises:
-            InvalidMessage: it is no envelope, or *read* finds no message in it.
+            InvalidMessage: it is no envelope, or there is no such message in it.
+            ContentDisallowed: the *reader* does not accept the content type.
+            DecodeError: the body, of protocol 1, is damaged.
         """
+        if reader is not None and not _has_mark(data):
+            try:
+                return _decode_common(data, reader)
+            except (msgspec.MsgspecError, UnicodeError):
+                pass  # not the common form, or damaged: the longer way tells
         envelope = self._open(data)
-        properties = envelope.properties
-        try:
-            info = msgspec.convert(properties.get("delivery_info") or {}, _DeliveryInfo)
-            encoding = properties.get("body_encoding")
-            body = a2b_base64(envelope.body) if encoding == "base64" else envelope.body.encode()
-        except (msgspec.ValidationError, ValueError) as exc:
-            raise InvalidMessage(f"no message: {exc}") from exc
-        headers = envelope.headers
+        headers, properties = envelope.headers, envelope.properties
+        body = _body(envelope.body, properties.get("body_encoding"))
         received = Received(headers, properties, body, envelope.content_type, envelope.content_encoding)
+        info = properties.get("delivery_info")
+        way: dict[str, Any] = info if isinstance(info, dict) else {}
         return Envelope(
-            read(received),
-            Route(info.exchange or "", info.routing_key or ""),
+            read_plain(received) if reader is None else reader.read(received),
+            Route(str(way.get("exchange") or ""), str(way.get("routing_key") or "")),
             str(properties.get("delivery_tag") or ""),
-            bool(info.redelivered or (headers and headers.get("redelivered"))),
+            bool(way.get("redelivered") or (headers and headers.get("redelivered"))),
         )
 
     def mark_redelivered(self, data: bytes | str) -> bytes:
@@ -100,7 +113,7 @@ class Envelopes:
 
     def _open(self, data: bytes | str) -> _Envelope:
         try:
-            if _MARK not in data if isinstance(data, bytes) else _MARK.decode() not in data:
+            if not _has_mark(data):
                 return _DECODER.decode(data)
         except msgspec.ValidationError as exc:
             raise InvalidMessage(f"no message: {exc} in {data!r:.200}") from exc
@@ -112,9 +125,10 @@ class Envelopes:
             raise InvalidMessage(f"no message: {exc} in {data!r:.200}") from exc
 
 
-class _Envelope(
-    msgspec.Struct, rename={"content_encoding": "content-encoding", "content_type": "content-type"}, gc=False
-):
+_HYPHENS: Final = {"content_encoding": "content-encoding", "content_type": "content-type"}
+
+
+class _Envelope(msgspec.Struct, rename=_HYPHENS, gc=False):
     body: str
     headers: dict[str, Any] | None = None
     properties: dict[str, Any] = {}
@@ -122,11 +136,106 @@ class _Envelope(
     content_type: str | None = None
 
 
-class _DeliveryInfo(msgspec.Struct, gc=False):
+_DECODER: Final = msgspec.json.Decoder(_Envelope)
+
+
+def _body(text: str, encoding: object) -> bytes:
+    try:
+        return a2b_base64(text) if encoding == "base64" else text.encode()
+    except ValueError as exc:
+        raise InvalidMessage(f"no message: its body is not the {encoding} text it should be: {exc}") from exc
+
+
+def _has_mark(data: bytes | str) -> bool:
+    """Tell whether there may be extended types inside, which msgspec does not know."""
+    return b'"__type__"' in data if isinstance(data, bytes) else '"__type__"' in data
+
+
+# -- The common message, faster ----------------------------------------------------------------------------------------
+
+# Most messages have no eta, limit, stamp, header or property of their own. Their envelope is one text with holes, which
+# is written three times as fast as a dictionary is encoded (benchmarks/micro_wire.py, envelope out: 2.6 µs against
+# 8.6), and is read into structures instead of dictionaries (in: 3.7 µs against 6.9). test_envelope.py sees that the
+# short ways and the long ones agree.
+
+
+def _is_common(message: Message) -> bool:
+    return bool(message.task) and not (
+        message.headers
+        or message.stamps
+        or message.properties
+        or message.eta is not None
+        or message.expires is not None
+        or message.hard_limit is not None
+        or message.soft_limit is not None
+        or message.stamped_headers is not None
+        or message.compression is not None
+    )
+
+
+def _common_envelope(message: Message, route: Route, delivery_tag: str) -> str:
+    return (
+        f'{{"body": "{b2a_base64(message.body, newline=False).decode("ascii")}", '
+        f'"content-encoding": {_quoted(message.content_encoding)}, "content-type": {_quoted(message.content_type)}, '
+        f'"headers": {{"lang": "py", "task": {_quoted(message.task)}, "id": {_quoted(message.id)}, '
+        f'"shadow": {_text(message.shadow)}, "eta": null, "expires": null, "group": {_text(message.group)}, '
+        f'"group_index": {_NULL if message.group_index is None else message.group_index}, '
+        f'"retries": {message.retries}, "timelimit": [null, null], "root_id": {_text(message.root_id)}, '
+        f'"parent_id": {_text(message.parent_id)}, "argsrepr": {_text(message.argsrepr)}, '
+        f'"kwargsrepr": {_text(message.kwargsrepr)}, "origin": {_text(message.origin)}, '
+        f'"ignore_result": {_FLAGS[message.ignore_result]}, '
+        f'"replaced_task_nesting": {message.replaced_task_nesting}, "stamped_headers": null, "stamps": {{}}}}, '
+        f'"properties": {{"correlation_id": {_quoted(message.correlation_id or message.id)}, '
+        f'"reply_to": {_quoted(message.reply_to or "")}, "delivery_mode": {message.delivery_mode}, '
+        f'"delivery_info": {{"exchange": {_quoted(route.exchange)}, "routing_key": {_quoted(route.routing_key)}}}, '
+        f'"priority": {message.priority or 0}, "body_encoding": "base64", "delivery_tag": {_quoted(delivery_tag)}}}}}'
+    )
+
+
+def _text(value: str | None) -> str:
+    return _NULL if value is None else _quoted(value)
+
+
+_NULL: Final = "null"
+_FLAGS: Final = {None: "null", True: "true", False: "false"}
+_quoted: Final = encode_basestring_ascii
+
+
+class _CommonHeaders(TaskHeaders, forbid_unknown_fields=True, gc=False):
+    lang: Literal["py"] = "py"
+
+
+class _Way(msgspec.Struct, gc=False):
     exchange: str | None = None
     routing_key: str | None = None
     redelivered: bool | None = None
 
 
-_DECODER: Final = msgspec.json.Decoder(_Envelope)
-_MARK: Final = b'"__type__"'
+class _CommonProperties(TaskProperties, forbid_unknown_fields=True, gc=False):
+    delivery_info: _Way
+    body_encoding: Literal["base64"]
+    delivery_tag: str
+
+
+class _CommonEnvelope(msgspec.Struct, rename=_HYPHENS, gc=False):
+    body: str
+    headers: _CommonHeaders
+    properties: _CommonProperties
+    content_encoding: str
+    content_type: str
+
+
+_COMMON: Final = msgspec.json.Decoder(_CommonEnvelope)
+
+
+def _decode_common(data: bytes | str, reader: MessageReader) -> Envelope:
+    common = _COMMON.decode(data)
+    properties = common.properties
+    way = properties.delivery_info
+    received = Received({}, {}, _body(common.body, "base64"), common.content_type, common.content_encoding)
+    return Envelope(
+        reader.read_known(common.headers, properties, received),
+        Route(way.exchange or "", way.routing_key or ""),
+        properties.delivery_tag,
+        bool(way.redelivered or common.headers.redelivered),
+    )

@@ -28,8 +28,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fal
     eta: datetime | None = None  # aware; None = as soon as possible
     expires: datetime | None = None  # aware; None = never
     retries: int = 0  # attempts already made
-    hard_limit: float | None = None  # seconds; None = the task's own
-    soft_limit: float | None = None  # seconds; None = the task's own
+    hard_limit: int | float | None = None  # seconds, a peer's 10 stays 10; None = the task's own
+    soft_limit: int | float | None = None  # seconds; None = the task's own
     root_id: str | None = None  # first task of the work-flow; None in foreign messages means unknown
     parent_id: str | None = None  # the task that sent this one
     group: str | None = None
