@@ -1,3 +1,4 @@
+import os
 import pickle
 import sys
 import threading
@@ -805,3 +806,48 @@ def test_a_bug_report_shows_places_and_settings_without_secrets():
 def test_worker_main_needs_the_word_worker(app):
     with pytest.raises(ValueError, match="'worker'"):
         app.worker_main(["celery", "beat"])
+
+
+# -- Connections and forks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("API-060", "API-061")
+def test_the_app_lends_its_connections(app):
+    with app.connection_or_acquire() as broker:
+        assert broker.sizes() == {}
+    with app.producer_or_acquire() as producer, app.producer_or_acquire(producer) as same:
+        assert same is producer
+        app.send_task("x", producer=producer)
+
+
+@pytest.mark.row("API-064")
+def test_queues_may_be_selected(app):
+    app.select_queues("a,b")
+
+    assert list(app.amqp.queues.consume_from) == ["a", "b"]
+
+
+@pytest.mark.process
+@pytest.mark.row("API-077", "API-071")
+def test_a_forked_child_is_told_and_can_send(tmp_path):
+    app = Umbel("forks", broker=f"sqlite:////{tmp_path}/q.db", set_as_current=False)
+    told = []
+
+    @app.on_after_fork.connect
+    def tell(sender, **_):
+        told.append(sender)
+
+    before = app.oid, app.thread_oid
+    app.send_task("from.parent")
+
+    child = os.fork()
+    if child == 0:
+        try:
+            app.send_task("from.child")
+            fine = told == [app] and app.oid != before[0] and app.thread_oid != before[1]
+        finally:
+            os._exit(0 if fine else 1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with app, app.lend_broker() as broker:
+        assert broker.sizes()["celery"].ready == 2

@@ -9,8 +9,8 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, tzinfo
 from functools import cached_property
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
@@ -167,6 +167,8 @@ class Umbel:
         if set_as_current:
             self.set_current()
         current.register_app(self)
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _after_fork(this()))
         self.on_init()
 
     def on_init(self) -> None:
@@ -535,6 +537,21 @@ class Umbel:
     def lend_broker(self) -> AbstractContextManager[Broker]:
         """Lend one of the app's own connections to the broker for a block."""
         return self.sender.lend()
+
+    @contextmanager
+    def connection_or_acquire(self, connection: Any = None, pool: bool = True) -> Iterator[Any]:
+        """Lend *connection*, or one of the app's own to the broker, for a block."""
+        if connection is not None:
+            yield connection
+            return
+        with self.lend_broker() as broker:
+            yield broker
+
+    default_connection = producer_or_acquire = default_producer = connection_or_acquire
+
+    def select_queues(self, queues: str | Iterable[str] | None = None) -> None:
+        """Consume only these queues."""
+        self.amqp.queues.select(queues)
 
     def open_backend(self) -> Backend | None:
         """Return a new connection to the result store, of the caller's own; None = results are not kept."""
@@ -920,6 +937,12 @@ def _refuse_misspelt(kwargs: Mapping[str, Any]) -> None:
 
 
 _ARGUMENTS = [name for name in Umbel.__init__.__annotations__ if name not in {"kwargs", "return"}]
+
+
+def _after_fork(app: Umbel | None) -> None:
+    if app is not None:
+        app._lock = threading.RLock()  # another thread of our parent may have held it
+        app.on_after_fork.send(sender=app)
 
 
 def _unpickled(cls: Any, arguments: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ class Publisher:
         self._origin = ""
         self._origin_pid = 0
         self._reader = MessageReader(coder.codecs, None)
-        self.needs: dict[Route, Topology] = {}  # what must be declared before publishing there
+        self.needs: dict[Route, Topology] = {}  # what to declare before publishing to an exchange, or a queue
 
     def prepare(
         self,
@@ -230,14 +230,16 @@ class Publisher:
 
     def _note(self, route: Route, queue: Queue | None) -> None:
         """Remember what must be declared before anything can be published to *route*."""
-        if route in self.needs:
+        # One entry for an exchange, whatever the keys: there may be any number of these.
+        place = Route(route.exchange) if route.exchange else route
+        if place in self.needs:
             return
         if route.exchange:  # with nothing bound to it, it would drop the message
             bound = [each for each in self._router.queues.values() if _is_bound(each, route.exchange)]
         else:
             bound = [] if queue is None or queue.exists_by_itself else [queue]
         if bound:
-            self.needs[route] = Topology.of(*(each.exchange if each.broadcast else each.topology for each in bound))
+            self.needs[place] = Topology.of(*(each.exchange if each.broadcast else each.topology for each in bound))
 
     # -- when
 
@@ -297,7 +299,7 @@ class Publisher:
         properties = properties_of(message, now())
         if message.priority is not None:
             properties["priority"] = message.priority
-        need = self.needs.get(route)
+        need = self.needs.get(Route(route.exchange) if route.exchange else route)
         signals.before_task_publish.send(
             sender=message.task,
             body=body,

@@ -99,7 +99,7 @@ class Sender:
 
     def declare(self, publications: Sequence[Publication], needs: Mapping[Route, Topology]) -> None:
         """Declare what *publications* need, for somebody else who will send them."""
-        if not needs.keys().isdisjoint(each.route for each in publications):
+        if needs and not needs.keys().isdisjoint(_place(each.route) for each in publications):
             with self._lines.lend() as line:
                 _declare(line, publications, needs)
 
@@ -126,7 +126,11 @@ class Sender:
 
 
 def _declare(line: Line, publications: Sequence[Publication], needs: Mapping[Route, Topology]) -> None:
-    for route in {publication.route for publication in publications}:
-        if route in needs and route not in line.declared:
-            line.broker.declare(needs[route])
-            line.declared.add(route)
+    for place in {_place(publication.route) for publication in publications}:
+        if place in needs and place not in line.declared:
+            line.broker.declare(needs[place])
+            line.declared.add(place)
+
+
+def _place(route: Route) -> Route:
+    return Route(route.exchange) if route.exchange else route
