@@ -134,6 +134,19 @@ def test_the_module_is_found_through_a_subclass_and_a_function(tmp_path, monkeyp
     assert module.app.broker_url() == "sqlite:///shop_tasks.umbel.db"
 
 
+@pytest.mark.row("API-006")
+def test_the_default_app_is_at_home_in_the_current_directory(tmp_path, monkeypatch):
+    (tmp_path / "celeryconfig.py").write_text("task_default_queue = 'from_celeryconfig'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(current._APPS, "default", None)
+    monkeypatch.setattr(current._APPS, "latest", None)
+    monkeypatch.setattr(current._APPS.of_thread, "app", None)
+
+    assert umbel.current_app.main == "default"
+    assert umbel.current_app.home == tmp_path
+    assert umbel.current_app.conf.task_default_queue == "from_celeryconfig"
+
+
 def test_with_a_broker_results_are_kept_only_where_the_settings_say():
     app = Umbel("x", broker="memory://", set_as_current=False)
 
@@ -364,6 +377,19 @@ def test_a_class_is_registered_as_its_one_instance(app):
     assert app.tasks[add.name] is add
     assert app.register_task(add) is add
     assert (Add.made, add(1, 2), add.max_retries, add.app) == (1, 3, 7, app)
+
+
+@pytest.mark.row("API-029")
+def test_a_subclass_of_a_registered_task_has_a_name_of_its_own(app):
+    class Add(Task):
+        pass
+
+    app.register_task(Add)
+
+    class AddMore(Add):
+        pass
+
+    assert app.register_task(AddMore).name == f"{__name__}.AddMore"
 
 
 @pytest.mark.row("API-017")

@@ -298,6 +298,14 @@ def test_routes_may_depend_on_the_arguments(app, prepared):
     assert prepared((2,), queue="given").route == Route("", "given")
 
 
+@pytest.mark.row("API-037")
+def test_a_call_may_be_routed_as_another_task(app, prepared):
+    app.conf.task_routes = {"proj.video": "videos"}
+
+    assert prepared(route_name="proj.video").route == Route("", "videos")
+    assert prepared().route == Route("", "celery")
+
+
 def test_remembered_routes_do_not_remember_the_options_of_a_call(app, prepared):
     app.conf.task_routes = {"proj.add": {"queue": "q", "priority": 3}}
 
@@ -407,6 +415,14 @@ def test_sending_may_be_tried_once_by_the_settings(app, add, failing):
     with pytest.raises(OperationalError, match="1"):
         add.delay()
     assert len(left) == 1
+
+
+@pytest.mark.row("CFG-020", "API-141")
+def test_a_call_may_be_tried_again_against_the_settings(app, add, failing):
+    failing(BrokerUnavailable("1"))
+    app.conf.task_publish_retry = False
+
+    assert add.apply_async(retry=True)
 
 
 def test_what_may_have_been_stored_is_not_sent_again(add, failing):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, tzinfo
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from umbel import current, signals
@@ -149,6 +150,7 @@ class Umbel:
         self.conf = Settings(
             {**(changes or {}), **kwargs, **given},
             as_celery=self.as_celery,
+            fallback="celeryconfig" if self._loader_name == "default" else None,
             before_load=self._before_load,
             after_load=self._after_load,
         )
@@ -299,6 +301,7 @@ class Umbel:
         cls = type(instance)
         if not instance.name:
             cls.name = self.gen_task_name(cls.__name__, cls.__module__)
+            cls.name_is_made_up = True
         for option, value in options.items():
             setattr(instance, option, value)
         with self._lock:
@@ -450,8 +453,8 @@ class Umbel:
         policy = None
         if options.get("retry") is False:
             policy = NO_RETRY
-        elif options.get("retry_policy"):
-            policy = RetryPolicy.of(self.conf.task_publish_retry_policy, options["retry_policy"])
+        elif options.get("retry") or options.get("retry_policy"):
+            policy = RetryPolicy.of(self.conf.task_publish_retry_policy, options.get("retry_policy"))
         self.sender.send(publications, self.amqp.publisher.needs, policy=policy, timeout=options.get("timeout"))
         if signals.after_task_publish.receivers or signals.task_sent.receivers:
             self.amqp.publisher.tell_published(publications)
@@ -949,4 +952,10 @@ def _unpickled(cls: Any, arguments: dict[str, Any]) -> Any:
     return cls(**arguments)
 
 
-current.make_default_app_with(lambda: Umbel("default", set_as_current=False))
+def _default_app() -> Umbel:
+    app = Umbel("default", loader=os.environ.get("CELERY_LOADER") or "default", set_as_current=False)
+    app.home = Path.cwd()  # it belongs to no module
+    return app
+
+
+current.make_default_app_with(_default_app)

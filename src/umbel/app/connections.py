@@ -29,9 +29,15 @@ class Connections(Generic[Kept]):
     parent's, and are left alone without being closed.
     """
 
-    def __init__(self, open: Callable[[], Kept], *, limit: int | None = None, timeout: float | None = None) -> None:
-        """Have at most *limit* (None or 0 = any number) in use; wait *timeout* seconds (None = for ever) for one."""
+    def __init__(
+        self, open: Callable[[], Kept], *, limit: int | None = None, timeout: float | None = None, keep: int = 10
+    ) -> None:
+        """Have at most *limit* (None or 0 = any number) in use; wait *timeout* seconds (None = for ever) for one.
+
+        At most *keep* are kept idle.
+        """
         self._open = open
+        self._keep = keep
         self.limit = limit or None
         self.timeout = timeout
         self._inherited: list[Any] = []  # never closed: closing would speak on the parent's connection
@@ -57,7 +63,7 @@ class Connections(Generic[Kept]):
 
     def give(self, connection: Kept) -> None:
         """Give back a connection that works."""
-        if self._closed or self._pid != os.getpid():
+        if self._closed or len(self._idle) >= self._keep or self._pid != os.getpid():
             self.drop(connection)
             return
         self._idle.append(connection)

@@ -18,7 +18,7 @@ def find_home(app: Any, main: str | None) -> tuple[Path, str]:
     process was started, so that a web server and a worker meet there; at a prompt it is the current directory.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _constructs(frame, app):
+    while frame is not None and (_constructs(frame, app) or _is_ours(frame)):
         frame = frame.f_back
     file = frame.f_globals.get("__file__") if frame is not None else None
     folder = Path(file).absolute().parent if file else Path.cwd()
@@ -30,3 +30,7 @@ def _constructs(frame: FrameType, app: Any) -> bool:
     """Tell whether *frame* is the constructor of *app*, or that of its subclass."""
     code = frame.f_code
     return code.co_name == "__init__" and code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is app
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("umbel.")

@@ -95,6 +95,7 @@ class Task(Generic[P, R]):
     MaxRetriesExceededError = MaxRetriesExceededError
     OperationalError = OperationalError
 
+    name_is_made_up: bool = False  # by `register_task`, from the class
     models: Models | None = None  # of a task made with pydantic=True
 
     _arguments: Arguments | None = None  # of `run`; made when first needed
@@ -105,6 +106,8 @@ class Task(Generic[P, R]):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._arguments = None
+        if cls.name_is_made_up and "name" not in vars(cls):
+            cls.name, cls.name_is_made_up = None, False  # type: ignore[assignment]  # that was its parent's
         if "abstract" not in vars(cls):
             cls.abstract = False
 
