@@ -238,7 +238,7 @@ class MessageReader:
                 headers = received.headers or {}
             head = msgspec.convert(headers, TaskHeaders)
             own = Received(
-                {} if headers.keys() <= _HEADERS and head.lang == "py" else _own_headers(headers),
+                {} if headers.keys() <= _HEADERS and head.lang in _OUR_LANG else _own_headers(headers),
                 {} if properties.keys() <= _PROPERTIES else _own_properties(properties),
                 received.body,
                 received.content_type,
@@ -445,6 +445,7 @@ class TaskProperties(msgspec.Struct, kw_only=True, gc=False):
     expiration: str | int | None = None  # milliseconds
 
 
+_OUR_LANG: Final = (None, "py")
 _NO_LIMITS: Final = (None, None)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 # What protocol 1 knows, and fields of protocol 2 that some peers add to it.
@@ -465,7 +466,7 @@ _PROPERTIES: Final = frozenset(TaskProperties.__struct_fields__) | {
 def _own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sender's own headers; a language other than ours counts as one, so that it is not lost."""
     own = {name: value for name, value in headers.items() if name not in _HEADERS}
-    if headers.get("lang", "py") != "py":
+    if headers.get("lang") not in _OUR_LANG:
         own["lang"] = headers["lang"]
     return own
 
