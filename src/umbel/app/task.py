@@ -291,11 +291,11 @@ class Task(Generic[P, R]):
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """Return the call with these arguments; results of what runs before it come in front of them."""
-        return self.signature(args, kwargs)
+        return Signature(self, args, kwargs, app=self.app)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature:
         """Return the call with just these arguments."""
-        return self.signature(args, kwargs, immutable=True)
+        return Signature(self, args, kwargs, immutable=True, app=self.app)
 
     def chunks(self, it: Iterable[Any], n: int) -> Any:
         """Return a group that calls it for all of *it*, *n* to a message."""
