@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from umbel._names import did_you_mean
+from umbel._repr import safe_repr
 from umbel.exceptions import (
     CeleryError,
     ContentDisallowed,
@@ -128,7 +129,7 @@ class Codecs:
             if codec is not None:
                 return codec.decode(data)
             if content_type not in _ALWAYS_ACCEPTED and content_type != "text/plain":
-                raise DecodeError(f"no serializer for the content type {content_type!r:.100}")
+                raise DecodeError(f"no serializer for the content type {safe_repr(content_type, maxlen=100)}")
             return data if content_encoding in {"binary", "ascii-8bit"} else data.decode(content_encoding)
         except (CeleryError, SoftTimeLimitExceeded):
             raise

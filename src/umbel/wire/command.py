@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from umbel._repr import safe_repr
 from umbel.exceptions import InvalidMessage
 from umbel.wire.codecs import Codecs
 from umbel.wire.message import Message, Route
@@ -90,7 +91,7 @@ def read_command(message: Message, *, codecs: Codecs, accept: Collection[str] | 
         call = msgspec.convert(body, _Call)
         head = msgspec.convert(message.headers, _Head)
     except msgspec.ValidationError as exc:
-        raise InvalidMessage(f"no command: {exc} in {body!r:.200}") from exc
+        raise InvalidMessage(f"no command: {exc} in {safe_repr(body, maxlen=200)}") from exc
     address = call.reply_to
     return Command(
         method=call.method,
@@ -118,7 +119,7 @@ def read_reply(message: Message, *, codecs: Codecs, accept: Collection[str] | No
         values = msgspec.convert(body, dict[str, Any])
         head = msgspec.convert(message.headers, _Head)
     except msgspec.ValidationError as exc:
-        raise InvalidMessage(f"no reply: {exc} in {body!r:.200}") from exc
+        raise InvalidMessage(f"no reply: {exc} in {safe_repr(body, maxlen=200)}") from exc
     return Reply(values=values, ticket=head.ticket, clock=int(head.clock or 0), expires=head.expires)
 
 

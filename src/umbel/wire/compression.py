@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from umbel._names import did_you_mean
+from umbel._repr import safe_repr
 from umbel.exceptions import DecodeError, ImproperlyConfigured, MissingExtra
 
 __all__ = ["SIZE_LIMIT", "compress", "compression_type", "decompress"]
@@ -52,7 +53,7 @@ def decompress(data: bytes, name: str, *, limit: int = SIZE_LIMIT) -> bytes:
     """
     method = _METHODS.get(_ALIASES.get(name, name))
     if method is None:
-        raise DecodeError(f"unknown compression {name!r:.100}; known are {', '.join(sorted(_METHODS))}")
+        raise DecodeError(f"unknown compression {safe_repr(name, maxlen=100)}; known are {', '.join(sorted(_METHODS))}")
     try:
         plain = method.expand(data, limit)
     except MissingExtra:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from umbel._repr import safe_repr
 from umbel.exceptions import InvalidMessage
 from umbel.wire.extended_json import ExtendedJson
 from umbel.wire.message import Message, Route
@@ -116,13 +117,13 @@ class Envelopes:
             if not _has_mark(data):
                 return _DECODER.decode(data)
         except msgspec.ValidationError as exc:
-            raise InvalidMessage(f"no message: {exc} in {data!r:.200}") from exc
+            raise InvalidMessage(f"no message: {exc} in {safe_repr(data, maxlen=200)}") from exc
         except (msgspec.DecodeError, UnicodeError):
             pass  # perhaps what only Python's own JSON reads, such as NaN
         try:
             return msgspec.convert(self._json.decode(data), _Envelope)
         except Exception as exc:  # a user's decoder of an extended type may raise anything
-            raise InvalidMessage(f"no message: {exc} in {data!r:.200}") from exc
+            raise InvalidMessage(f"no message: {exc} in {safe_repr(data, maxlen=200)}") from exc
 
 
 _HYPHENS: Final = {"content_encoding": "content-encoding", "content_type": "content-type"}

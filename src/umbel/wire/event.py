@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from umbel._repr import safe_repr
 from umbel.exceptions import InvalidMessage
 from umbel.wire.codecs import Codecs
 from umbel.wire.message import Message, Route
@@ -84,7 +85,7 @@ def read_events(message: Message, *, codecs: Codecs, accept: Collection[str] | N
         for one in events:
             msgspec.convert(one, _Common)
     except msgspec.ValidationError as exc:
-        raise InvalidMessage(f"no event: {exc} in {found!r:.200}") from exc
+        raise InvalidMessage(f"no event: {exc} in {safe_repr(found, maxlen=200)}") from exc
     return events
 
 

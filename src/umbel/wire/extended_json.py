@@ -18,6 +18,8 @@ from uuid import UUID
 
 import msgspec
 
+from umbel._repr import safe_repr
+
 __all__ = ["ExtendedJson"]
 
 
@@ -84,7 +86,7 @@ class ExtendedJson:
         django = sys.modules.get("django.utils.functional")
         if django is not None and isinstance(value, django.Promise):
             return str(value)  # a lazy translation
-        raise TypeError(f"a {type(value).__name__} cannot travel as JSON: {value!r:.100}")
+        raise TypeError(f"a {type(value).__name__} cannot travel as JSON: {safe_repr(value, maxlen=100)}")
 
     def _restore(self, found: dict[str, Any]) -> Any:
         if len(found) != 2 or "__type__" not in found or "__value__" not in found:
@@ -92,7 +94,9 @@ class ExtendedJson:
         marker = found["__type__"]
         decoder = self._decoders.get(marker) if isinstance(marker, str) else None
         if decoder is None:
-            raise ValueError(f"JSON of the unknown type {marker!r:.100}; register_type() makes it known")
+            raise ValueError(
+                f"JSON of the unknown type {safe_repr(marker, maxlen=100)}; register_type() makes it known"
+            )
         return decoder(found["__value__"])
 
 

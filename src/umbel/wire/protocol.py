@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
+from umbel._repr import safe_repr
 from umbel._time import aware, parse_iso
 from umbel.exceptions import EncodeError, InvalidMessage
 from umbel.wire.codecs import Codecs, Encoded
@@ -147,9 +148,9 @@ def encode_body(
         ImproperlyConfigured: no such serializer or compression, or its dependency is not installed.
     """
     if not isinstance(args, list | tuple):
-        raise TypeError(f"task args must be a list or tuple, not {type(args).__name__}: {args!r:.100}")
+        raise TypeError(f"task args must be a list or tuple, not {type(args).__name__}: {safe_repr(args, maxlen=100)}")
     if not isinstance(kwargs, Mapping):
-        raise TypeError(f"task kwargs must be a mapping, not {type(kwargs).__name__}: {kwargs!r:.100}")
+        raise TypeError(f"task kwargs must be a mapping, not {type(kwargs).__name__}: {safe_repr(kwargs, maxlen=100)}")
     encoded = codecs.encode((args, kwargs, embed), serializer)
     return encoded if compression is None else _compressed(encoded, compression)
 
@@ -230,7 +231,7 @@ class MessageReader:
         if not isinstance(properties, dict):
             raise InvalidMessage(f"no task message: its properties are {type(properties).__name__}, not a mapping")
         if not isinstance(received.content_type, str):
-            raise InvalidMessage(f"no task message: its content type is {received.content_type!r:.100}")
+            raise InvalidMessage(f"no task message: its content type is {safe_repr(received.content_type, maxlen=100)}")
         try:
             known = msgspec.convert(properties, TaskProperties)
             if "task" not in headers:
@@ -306,7 +307,8 @@ class MessageReader:
         call = self._codecs.decode(plain, content_type, encoding, accept=self._accept)
         if not isinstance(call, dict) or "task" not in call:
             raise InvalidMessage(
-                f"no task message: no header 'task', and the body holds no mapping with a task: {call!r:.200}"
+                "no task message: no header 'task', and the body holds no mapping with a task: "
+                + safe_repr(call, maxlen=200)
             )
         args, kwargs = call.get("args", ()), call.get("kwargs", {})
         _check_call(args, kwargs)
@@ -392,13 +394,14 @@ def decode_body(message: Message, *, codecs: Codecs, accept: Collection[str] | N
             follow_ups = {name: payload.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
         case _:
             raise InvalidMessage(
-                f"the body of task {message.task}[{message.id}] is not [args, kwargs, embed]: {payload!r:.200}"
+                f"the body of task {message.task}[{message.id}] is not [args, kwargs, embed]: "
+                + safe_repr(payload, maxlen=200)
             )
     _check_call(args, kwargs)
     if follow_ups is None:
         follow_ups = embed()
     elif not isinstance(follow_ups, dict):
-        raise InvalidMessage(f"the third part of a task's body must be a mapping, not {follow_ups!r:.200}")
+        raise InvalidMessage(f"the embed of a task's body must be a mapping, not {safe_repr(follow_ups, maxlen=200)}")
     return Body(args, kwargs, follow_ups)
 
 
@@ -483,22 +486,24 @@ def _moment(name: str, value: object, timezone: tzinfo) -> datetime:
             moment = parse_iso(value if isinstance(value, str) else "", timezone)
         moment.astimezone(UTC)  # some moments exist in their own zone only
     except (ValueError, OverflowError):
-        raise InvalidMessage(f"task message with an unreadable {name}: {value!r:.100} is no ISO 8601 time") from None
+        raise InvalidMessage(
+            f"task message with an unreadable {name}: {safe_repr(value, maxlen=100)} is no ISO 8601 time"
+        ) from None
     return moment
 
 
 def _check_call(args: object, kwargs: object) -> None:
     if not isinstance(args, list | tuple):
-        raise InvalidMessage(f"the args of a task must be a list, not {args!r:.200}")
+        raise InvalidMessage(f"the args of a task must be a list, not {safe_repr(args, maxlen=200)}")
     if not isinstance(kwargs, dict):
-        raise InvalidMessage(f"the kwargs of a task must be a mapping, not {kwargs!r:.200}")
+        raise InvalidMessage(f"the kwargs of a task must be a mapping, not {safe_repr(kwargs, maxlen=200)}")
 
 
 def _plain_bytes(body: bytes, compression: object, limit: int) -> bytes:
     if not compression:
         return body
     if not isinstance(compression, str):
-        raise InvalidMessage(f"the header 'compression' must be text, not {compression!r:.100}")
+        raise InvalidMessage(f"the header 'compression' must be text, not {safe_repr(compression, maxlen=100)}")
     return decompress(body, compression, limit=limit)
 
 

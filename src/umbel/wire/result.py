@@ -121,7 +121,7 @@ def decode_meta(
             details=details,
         )
     except (msgspec.ValidationError, ValueError) as exc:
-        raise InvalidMessage(f"no result meta of task {task_id!r}: {exc} in {found!r:.200}") from exc
+        raise InvalidMessage(f"no result meta of task {task_id!r}: {exc} in {safe_repr(found, maxlen=200)}") from exc
 
 
 # -- Exceptions --------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def exception_from_data(data: Any) -> BaseException:
     if isinstance(data, BaseException):
         return data
     if not isinstance(data, Mapping) or not isinstance(name := data.get("exc_type"), str) or not name:
-        raise InvalidMessage(f"no stored exception: {data!r:.200}")
+        raise InvalidMessage(f"no stored exception: {safe_repr(data, maxlen=200)}")
     module = data.get("exc_module")
     message = data.get("exc_message", "")
     if (module, name) == _CELERY_WRAPPER and isinstance(message, list | tuple) and len(message) == 4:
@@ -227,7 +227,7 @@ def node_from_tuple(data: Any) -> Node:
     try:
         return _node(data)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidMessage(f"no result tuple: {data!r:.200}") from exc
+        raise InvalidMessage(f"no result tuple: {safe_repr(data, maxlen=200)}") from exc
 
 
 def encode_group(node: Node, *, codecs: Codecs, serializer: str = "json", compression: str | None = None) -> bytes:
@@ -302,5 +302,5 @@ def _unpacked(
     codec = codecs.codec(serializer)
     found = codecs.decode(payload, codec.content_type, codec.content_encoding, accept=accept)
     if not isinstance(found, dict):
-        raise DecodeError(f"a stored result is no mapping: {found!r:.200}")
+        raise DecodeError(f"a stored result is no mapping: {safe_repr(found, maxlen=200)}")
     return found
