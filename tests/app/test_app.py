@@ -99,6 +99,56 @@ def test_a_closed_app_is_nobodys_current_app():
     assert app not in current.live_apps()
 
 
+@pytest.mark.row("API-016")
+def test_an_app_may_begin_with_tasks():
+    class Add(Task):
+        name = "given.add"
+
+        def run(self, x, y):
+            return x + y
+
+    one = make(tasks={"given.add": Add()})
+    other = make(tasks=one.tasks)
+
+    assert other.tasks is one.tasks
+    assert other.tasks["given.add"](1, 2) == 3
+
+
+@pytest.mark.row("API-013", "API-019", "API-072")
+def test_parts_may_be_replaced_by_class_or_path(monkeypatch):
+    class Queues:
+        def __init__(self, app):
+            self.app = app
+
+    class Mine(Umbel):
+        log_cls = Queues
+
+        def on_init(self):
+            self.told = True
+
+    module = types.ModuleType("my_parts")
+    module.Loading = type("Loading", (), {"__init__": lambda self, app: setattr(self, "app", app)})
+    monkeypatch.setitem(sys.modules, "my_parts", module)
+    app = Mine("x", amqp=Queues, control="my_parts:Loading", loader="my_parts.Loading", set_as_current=False)
+
+    assert app.told
+    assert isinstance(app.amqp, Queues)
+    assert isinstance(app.log, Queues)
+    assert isinstance(app.control, module.Loading)
+    assert isinstance(app.loader, module.Loading)
+    assert app.loader.app is app
+
+
+@pytest.mark.row("API-013", "CFG-247")
+def test_the_loader_may_be_named_by_the_environment(monkeypatch):
+    module = types.ModuleType("my_parts")
+    module.Loading = type("Loading", (), {"__init__": lambda self, app: None})
+    monkeypatch.setitem(sys.modules, "my_parts", module)
+    monkeypatch.setenv("CELERY_LOADER", "my_parts:Loading")
+
+    assert isinstance(make().loader, module.Loading)
+
+
 # -- Where the embedded queue is ---------------------------------------------------------------------------------------
 
 
