@@ -59,14 +59,13 @@ def in_flight(pool: Any, jobs: int, limit: int) -> None:
 def measure(pool: Any) -> tuple[float, float, float, float]:
     """Return jobs/s all at once, jobs/s in turns, processor seconds of the parent per job, and the round trip."""
     in_flight(pool, 1000, TURN)
-    at_once, turns, cost, trips = [], [], [], []
+    at_once, turns, cost = [], [], []
     for _ in range(ROUNDS):
         at_once.append(clocked(lambda: in_flight(pool, JOBS, JOBS)))
         before = cpu()
         turns.append(clocked(lambda: in_flight(pool, JOBS, TURN)))
         cost.append((cpu() - before) / JOBS)
-    for _ in range(2000):
-        trips.append(clocked(lambda: in_flight(pool, 1, 1)))
+    trips = [clocked(lambda: in_flight(pool, 1, 1)) for _ in range(2000)]
     return JOBS / min(at_once), JOBS / min(turns), min(cost), statistics.median(trips)
 
 
@@ -98,9 +97,9 @@ def main() -> None:
         ("prefork 2", "prefork", 2, None),
         ("prefork 8", "prefork", 8, None),
         ("threads 10", "threads", 10, None),
-        ("threads 2×5", "threads", 10, 2),
+        ("threads 2x5", "threads", 10, 2),
         ("asyncio 100", "asyncio", 100, None),
-        ("asyncio 2×50", "asyncio", 100, 2),
+        ("asyncio 2x50", "asyncio", 100, 2),
     ):
         pool = make_pool(kind, NoOp(), slots=slots, processes=processes)
         pool.start()
