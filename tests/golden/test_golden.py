@@ -36,6 +36,12 @@ def again(envelopes: Envelopes, case: dict[str, Any], read: Envelope, **changes:
 # -- Messages ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(
+    "PRT-001", "PRT-002", "PRT-003", "PRT-004", "PRT-005", "PRT-006", "PRT-007", "PRT-008", "PRT-009",
+    "PRT-010", "PRT-011", "PRT-012", "PRT-013", "PRT-014", "PRT-015", "PRT-016", "PRT-017", "PRT-018",
+    "PRT-019", "PRT-020", "PRT-024", "PRT-025", "PRT-026", "PRT-027", "PRT-028", "PRT-029", "PRT-030",
+    "PRT-118", "PRT-251",
+)  # fmt: skip
 @pytest.mark.golden("messages")
 def test_a_task_message_comes_back_as_the_same_bytes(case, codecs, envelopes):
     reader = MessageReader(codecs, accept=None)
@@ -51,6 +57,7 @@ def test_a_task_message_comes_back_as_the_same_bytes(case, codecs, envelopes):
     assert again(envelopes, case, read) == same_time
 
 
+@pytest.mark.row("PRT-031", "PRT-032", "PRT-109")
 @pytest.mark.golden("messages")
 def test_its_body_comes_back_as_the_same_bytes(case, codecs, envelopes):
     message = envelopes.decode(case["envelope"], MessageReader(codecs, accept=None)).message
@@ -96,6 +103,7 @@ def test_what_a_message_says_is_understood(codecs, envelopes, recorded):
     assert decode_body(message["text beyond ASCII"], codecs=codecs, accept=None).args == ["é\u2028", "日本 😀"]
 
 
+@pytest.mark.row("PRT-037", "PRT-038", "PRT-039", "PRT-040")
 @pytest.mark.golden("protocol1")
 def test_protocol_1_is_read_and_written(case, codecs, envelopes):
     reader = MessageReader(codecs, accept=None)
@@ -136,6 +144,10 @@ def test_what_protocol_1_says_is_understood(codecs, envelopes, recorded):
 # -- Codecs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(
+    "PRT-084", "PRT-085", "PRT-086", "PRT-087", "PRT-092", "PRT-093", "PRT-094", "PRT-095", "PRT-096",
+    "PRT-097", "PRT-098",
+)  # fmt: skip
 @pytest.mark.golden("codecs")
 def test_a_value_is_encoded_to_the_same_bytes(case, codecs):
     names = {"datetime": dt, "inf": float("inf"), "Decimal": decimal.Decimal, "UUID": uuid.UUID}
@@ -161,6 +173,7 @@ def test_bytes_are_decoded_to_the_same_value(case, codecs):
     assert codecs.encode(value, case["serializer"]).body == written(case)
 
 
+@pytest.mark.row("PRT-104", "PRT-105", "PRT-106", "PRT-107")
 @pytest.mark.golden("compressions")
 def test_compressed_bytes_are_expanded(case):
     assert compression.decompress(written(case), case["mime"]) == case["plain"].encode()
@@ -169,6 +182,10 @@ def test_compressed_bytes_are_expanded(case):
 # -- Results -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(
+    "PRT-156", "PRT-157", "PRT-158", "PRT-159", "PRT-160", "PRT-161", "PRT-162", "PRT-163", "PRT-168",
+    "PRT-169", "PRT-170",
+)  # fmt: skip
 @pytest.mark.golden("results")
 def test_a_result_meta_comes_back_as_the_same_bytes(case, codecs):
     payload, serializer = written(case), case["serializer"]
@@ -186,6 +203,7 @@ def test_a_result_meta_comes_back_as_the_same_bytes(case, codecs):
         assert written_again == payload
 
 
+@pytest.mark.row("PRT-165", "PRT-166")
 @pytest.mark.golden("results")
 def test_a_stored_exception_comes_back(case, codecs):
     meta = result.decode_meta(written(case), codecs=codecs, accept=None, serializer=case["serializer"])
@@ -201,6 +219,7 @@ def test_a_stored_exception_comes_back(case, codecs):
             assert written_again == meta.result
 
 
+@pytest.mark.row("PRT-164", "PRT-172")
 @pytest.mark.golden("groups")
 def test_result_tuples_come_back(case, codecs):
     if "tuple" in case:
@@ -215,6 +234,10 @@ def test_result_tuples_come_back(case, codecs):
 # -- Events and commands -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(
+    "PRT-210", "PRT-211", "PRT-212", "PRT-213", "PRT-219", "PRT-220", "PRT-221", "PRT-222", "PRT-223",
+    "PRT-224", "PRT-225", "PRT-226", "PRT-227", "PRT-228", "PRT-229", "PRT-230", "PRT-231",
+)  # fmt: skip
 @pytest.mark.golden("events")
 def test_an_event_comes_back_as_the_same_bytes(case, codecs, envelopes):
     read = envelopes.decode(case["envelope"], None)
@@ -233,6 +256,7 @@ def _made_again(found: dict[str, Any]) -> dict[str, Any]:
     return event.event(**{name: found[name] for name in common}, fields=fields)
 
 
+@pytest.mark.row("PRT-235", "PRT-236", "PRT-237", "PRT-238", "PRT-239", "PRT-240")
 @pytest.mark.golden("control")
 def test_a_command_or_reply_comes_back_as_the_same_bytes(case, codecs, envelopes):
     read = envelopes.decode(case["envelope"], None)
@@ -253,6 +277,7 @@ def test_a_command_or_reply_comes_back_as_the_same_bytes(case, codecs, envelopes
 # -- Delayed delivery --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("PRT-149", "PRT-150", "PRT-151", "PRT-152")
 @pytest.mark.golden("delays")
 def test_delays_are_declared_and_addressed_as_celery_does(case):
     if case["name"] == "key":
@@ -271,6 +296,7 @@ def test_delays_are_declared_and_addressed_as_celery_does(case):
     assert between == sorted(case["exchange_bindings"])
 
 
+@pytest.mark.row("PRT-153")
 @pytest.mark.parametrize("seconds", [1, 2, 5, 30, 86400, delayed.LONGEST_DELAY, delayed.LONGEST_DELAY * 2])
 def test_a_delayed_message_waits_its_time_and_arrives(seconds):
     topology = delayed.delay_topology().merge(delayed.target_topology("shop", "mail", "mail.out"))
@@ -287,6 +313,7 @@ def test_a_delayed_message_waits_its_time_and_arrives(seconds):
     assert waited == min(seconds, delayed.LONGEST_DELAY)
 
 
+@pytest.mark.row("PRT-154")
 def test_a_delay_in_a_key_is_taken_off_or_replaced():
     once = delayed.delayed_route(5, delayed.Route("shop", "a.b"))
 

@@ -29,6 +29,7 @@ def test_a_value_comes_back(serializer):
     assert codecs.decode(encoded.body, encoded.content_type, encoded.content_encoding, accept=None) == value
 
 
+@pytest.mark.row("PRT-089")
 @pytest.mark.parametrize(
     ("serializer", "value", "content_type", "encoding"),
     [
@@ -49,6 +50,7 @@ def test_bytes_and_text_travel_as_they_are(serializer, value, content_type, enco
         codecs.encode([1], serializer)
 
 
+@pytest.mark.row("PRT-091")
 def test_only_accepted_types_are_decoded():
     codecs = Codecs()
 
@@ -115,6 +117,7 @@ def test_a_codec_can_be_added_and_taken_away():
         codecs.encode("hi", "shout")
 
 
+@pytest.mark.row("PRT-090")
 def test_codecs_of_other_packages_are_found_when_asked_for(monkeypatch):
     class Entry:
         name = "shout"

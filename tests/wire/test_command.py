@@ -34,6 +34,7 @@ def test_a_command_comes_back_and_goes_to_all_nodes():
     assert match(topology, route.exchange, route.routing_key) == ("a@h.celery.pidbox", "b@h.celery.pidbox")
 
 
+@pytest.mark.row("PRT-142", "PRT-239")
 def test_a_reply_comes_back_and_goes_to_whoever_asked():
     topology = reply_mailbox("me").merge(reply_mailbox("you"))
     reply = Reply(values={"a@h": {"ok": "pong"}}, ticket="1", clock=4)
@@ -45,6 +46,7 @@ def test_a_reply_comes_back_and_goes_to_whoever_asked():
     assert match(topology, route.exchange, route.routing_key) == ("me.reply.celery.pidbox",)
 
 
+@pytest.mark.row("PRT-141")
 def test_a_mailbox_goes_with_its_owner():
     queue = node_mailbox("a@h").queues["a@h.celery.pidbox"]
 
@@ -52,6 +54,7 @@ def test_a_mailbox_goes_with_its_owner():
     assert queue.amqp_arguments == {"x-expires": 10000, "x-message-ttl": 300000}
 
 
+@pytest.mark.row("PRT-238")
 @pytest.mark.parametrize(
     ("choice", "meant"),
     [

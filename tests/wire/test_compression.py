@@ -23,6 +23,7 @@ MIMES = {
 every_method = pytest.mark.parametrize("name", ["gzip", "bzip2", "lzma", "brotli", "zstd"])
 
 
+@pytest.mark.row("PRT-104", "PRT-105", "PRT-106", "PRT-107", "PRT-108")
 @pytest.mark.parametrize(("name", "mime"), MIMES.items())
 def test_aliases_and_mime_names_name_one_method(name, mime):
     data, header = compress(b"umbel" * 100, name)

@@ -46,6 +46,7 @@ def test_other_bodies_hold_no_event(body):
         pass
 
 
+@pytest.mark.row("PRT-143")
 def test_a_monitor_hears_what_its_key_covers():
     topology = monitor_topology("celeryev.m", key="worker.#")
 

@@ -19,6 +19,7 @@ plain_json = st.recursive(
 )
 
 
+@pytest.mark.row("PRT-084")
 def test_a_text_is_the_one_that_json_dumps_writes():
     value = {"a": [1, 2.5, None, True, "é\u2028"], "b": {"c": float("nan")}, "d": (1, 2)}
 
@@ -87,6 +88,7 @@ def test_a_date_may_be_written_as_a_moment_and_a_uuid_by_any_of_its_parts():
     assert extended.decode(b'{"__type__": "uuid", "__value__": {"int": 5}}') == UUID(int=5)
 
 
+@pytest.mark.row("PRT-099")
 def test_an_object_may_say_how_it_travels():
     class Basket:
         def __json__(self):
@@ -95,6 +97,7 @@ def test_an_object_may_say_how_it_travels():
     assert ExtendedJson().encode([Basket()]) == b'[{"eggs": [{"__type__": "bytes", "__value__": "x"}]}]'
 
 
+@pytest.mark.row("PRT-103")
 def test_a_registered_type_travels_both_ways_and_without_a_marker_one_way():
     class Point:
         def __init__(self, x):
@@ -131,6 +134,7 @@ def test_an_abstract_class_can_be_registered():
     assert extended.decode(extended.encode(Row())) == (0, 1)
 
 
+@pytest.mark.row("PRT-101")
 @pytest.mark.parametrize("value", [{1, 2}, object(), timedelta(1), {(1, 2): 3}, Enum("E", "A").A, bytearray(b"x")])
 def test_what_cannot_travel_is_named(value):
     with pytest.raises(TypeError, match=r"cannot travel as JSON|keys must be"):
@@ -145,6 +149,7 @@ def test_a_circle_ends():
         ExtendedJson().encode(circle)
 
 
+@pytest.mark.row("PRT-102")
 @pytest.mark.parametrize("marker", ['"nope"', "null", '["datetime"]'])
 def test_an_unknown_type_is_refused(marker):
     with pytest.raises(ValueError, match="register_type"):

@@ -97,6 +97,7 @@ def test_headers_stand_in_celerys_order():
     ]  # fmt: skip
 
 
+@pytest.mark.row("PRT-029")
 @pytest.mark.parametrize(("seconds", "expiration"), [(60, "60000"), (0.5, "500"), (0.0019, "1"), (-5, "0")])
 def test_the_expiration_is_what_is_left_and_never_negative(seconds, expiration):
     message = Message(id="t", task="add", body=b"", expires=NOW + timedelta(seconds=seconds))
@@ -111,6 +112,7 @@ def test_an_expiration_of_its_own_stays_a_property():
     assert properties_of(message, NOW)["expiration"] == "12000"
 
 
+@pytest.mark.row("PRT-051")
 def test_only_task_and_id_must_be_there():
     assert READER.read(received({"task": "add", "id": "t"})) == Message(id="t", task="add", body=b"[[], {}, null]")
 
@@ -123,6 +125,7 @@ def test_null_means_the_same_as_nothing():
     )
 
 
+@pytest.mark.row("PRT-021", "PRT-022")
 def test_another_language_is_kept_and_the_mark_of_redelivery_is_not():
     message = READER.read(received({"task": "add", "id": "t", "lang": "go", "redelivered": True}))
 
@@ -130,6 +133,7 @@ def test_another_language_is_kept_and_the_mark_of_redelivery_is_not():
     assert headers_of(message)["lang"] == "go"
 
 
+@pytest.mark.row("PRT-005", "PRT-057")
 @pytest.mark.parametrize(
     ("written", "moment"),
     [
@@ -143,6 +147,7 @@ def test_a_time_is_read_in_all_the_ways_peers_write_it(written, moment):
     assert READER.read(received({"task": "add", "id": "t", "eta": written})).eta == moment
 
 
+@pytest.mark.row("PRT-046", "PRT-049")
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
@@ -165,6 +170,7 @@ def test_a_bad_field_is_named(name, value, problem):
         READER.read(received({"task": "add", "id": "t", name: value}))
 
 
+@pytest.mark.row("PRT-047")
 def test_a_content_type_nobody_accepts_is_refused_before_the_task_runs():
     with pytest.raises(ContentDisallowed):
         READER.read(received({"task": "add", "id": "t"}, content_type="application/x-python-serialize"))
@@ -178,6 +184,7 @@ def test_names_of_headers_are_text(headers):
         READER.read(received({"task": "add", "id": "t"}, properties=headers))
 
 
+@pytest.mark.row("PRT-044")
 @pytest.mark.parametrize("headers", [None, [], "text", 3])
 def test_without_headers_it_is_no_task_message(headers):
     with pytest.raises(InvalidMessage, match="headers"):
@@ -245,6 +252,7 @@ def test_protocol_1_carries_what_it_can(message):
     assert read.root_id is read.parent_id is read.origin is None
 
 
+@pytest.mark.row("PRT-042")
 def test_naive_times_of_protocol_1_are_in_the_apps_zone_unless_it_says_utc():
     berlin = timezone(timedelta(hours=1))
     reader = MessageReader(CODECS, JSON_ONLY, timezone=berlin)
@@ -263,6 +271,7 @@ def test_protocol_1_may_leave_out_everything_but_task_and_id():
     assert decode_body(message, codecs=CODECS, accept=JSON_ONLY) == Body([], {}, embed())
 
 
+@pytest.mark.row("PRT-043")
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
@@ -295,6 +304,7 @@ def test_a_body_comes_back(serializer, compression):
     assert decode_body(message, codecs=CODECS, accept=None) == Body([1, "é"], {"k": 2}, after)
 
 
+@pytest.mark.row("PRT-035")
 def test_arguments_of_the_wrong_shape_are_the_callers_mistake():
     with pytest.raises(TypeError, match="list or tuple, not str: 'ab'"):
         encode_body("ab", {}, embed(), codecs=CODECS)  # type: ignore[arg-type]
@@ -306,6 +316,7 @@ def test_arguments_of_the_wrong_shape_are_the_callers_mistake():
         encode_body([], {}, embed(), codecs=CODECS, compression="zip")
 
 
+@pytest.mark.row("PRT-050")
 @pytest.mark.parametrize(
     "body",
     [

@@ -78,6 +78,7 @@ def test_an_old_meta_without_id_gets_the_one_asked_for():
     )
 
 
+@pytest.mark.row("PRT-194")
 def test_an_unknown_task_is_pending():
     assert (ResultMeta(task_id="t").status, ResultMeta(task_id="t").result) == ("PENDING", None)
 
@@ -87,6 +88,7 @@ def test_a_result_that_cannot_travel_is_an_encode_error():
         encode_meta(ResultMeta(task_id="t", result={1}), codecs=CODECS)
 
 
+@pytest.mark.row("PRT-167")
 def test_a_meta_nobody_accepts_is_refused():
     payload = encode_meta(ResultMeta(task_id="t"), codecs=CODECS, serializer="pickle")
 

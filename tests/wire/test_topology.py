@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from umbel.wire.topology import Binding, Exchange, QueueSpec, Topology, match, task_queue, topic_matches
 
 
+@pytest.mark.row("PRT-119", "PRT-137")
 def test_the_default_exchange_reaches_the_queue_named_by_the_key():
     assert match(Topology(), "", "celery") == ("celery",)
 
@@ -19,6 +20,7 @@ def test_an_unknown_exchange_reaches_nothing():
     assert match(Topology(), "nowhere", "celery") == ()
 
 
+@pytest.mark.row("PRT-136")
 def test_a_task_queue_is_reached_through_its_own_direct_exchange():
     topology = task_queue("mail")
 
