@@ -1,0 +1,223 @@
+"""Run a worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import Any, Final
+
+import click
+
+from umbel import signals
+from umbel._names import default_nodename, host_format, node_format
+from umbel.app.settings import parse_assignments
+from umbel.cli.banner import banner
+from umbel.cli.base import Command
+from umbel.cli.purge import names
+from umbel.cli.reload import keep_running
+from umbel.cli.session import CannotStart, Session
+from umbel.exceptions import ImproperlyConfigured, SecurityWarning
+from umbel.pools.kinds import POOLS
+from umbel.worker.worker import Worker
+
+__all__ = ["command"]
+
+_logger: Final = logging.getLogger("celery.worker")
+
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
+_GREEN: Final = ("eventlet", "gevent")
+# Options of Celery's worker that umbel does not have yet. They are named, so that nobody who moves a command line
+# looks for a spelling mistake.
+_LATER: Final = (
+    "-D --detach -S --statedb -O --optimization --disable-prefetch -E --task-events --events --pool-start-method "
+    "--without-gossip --without-mingle --without-heartbeat --heartbeat-interval --autoscale -B --beat -s --schedule "
+    "--schedule-filename --scheduler --pidfile --uid --gid --umask --executable"
+)
+)
+
+
+class _Pool(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """The name of a pool."""
+
+    name = "pool"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(POOLS)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in _GREEN:
+            self.fail(
+                f"the {value} pool comes with a later version of umbel; -P asyncio runs thousands of async tasks "
+                f"at once, -P threads others that wait a lot",
+                param,
+                ctx,
+            )
+        if value not in (*POOLS, "processes"):
+            self.fail(f"{value!r} is no pool; choose one of {', '.join(POOLS)}", param, ctx)
+        return value
+
+
+class _Concurrency(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A number of tasks, or ``auto``."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not (value.isascii() and value.isdigit()):
+            self.fail(f"{value!r} is neither a number of tasks nor auto", param, ctx)
+        return int(value)
+
+
+class _WorkerCommand(Command):
+    """Knows which options are Celery's but not ours yet."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as exc:
+            if exc.option_name in _LATER.split():
+                ctx.fail(
+                    f"umbel's worker has no {exc.option_name} yet; it is Celery's, and comes with a later version."
+                )
+            raise
+
+
+@click.command("worker", cls=_WorkerCommand)
+@click.option("-n", "--hostname", help="Node name, w1@%h for example; %h is the host, %n the name, %d the domain.")
+@click.option(
+    "-l", "--loglevel", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING", show_default=True,
+    help="What is logged.",
+)  # fmt: skip
+@click.option("-f", "--logfile", help="File to log to, with the same letters as the node name. Default: stderr.")
+@click.option("-c", "--concurrency", type=_Concurrency(), help="Tasks that run at once. Default: one for each core.")
+@click.option("-P", "--pool", type=_Pool(), help="How tasks run at once. Default: prefork.")
+@click.option("--processes", type=click.IntRange(1), help="Processes that share the slots of threads or asyncio.")
+@click.option("-Q", "--queues", metavar="A,B", help="Queues to consume. Default: all that the app knows.")
+@click.option("-X", "--exclude-queues", metavar="A,B", help="Queues not to consume.")
+@click.option("-I", "--include", metavar="A,B", help="More modules to import.")
+@click.option("--prefetch-multiplier", type=int, help="Messages held for each slot, at the most.")
+@click.option("--time-limit", type=float, help="Seconds after which a task is stopped.")
+@click.option("--soft-time-limit", type=float, help="Seconds after which SoftTimeLimitExceeded is raised in a task.")
+@click.option("--max-tasks-per-child", type=int, help="Tasks after which a process is replaced.")
+@click.option("--max-memory-per-child", type=int, metavar="KIB", help="Memory beyond which a process is replaced.")
+@click.option("--purge", "--discard", is_flag=True, help="Drop all messages that wait in the queues first.")
+@click.option("--reload", is_flag=True, help="Restart when a source file changes; for development.")
+@click.argument("settings", nargs=-1, metavar="[SETTING=VALUE]...")
+@click.pass_obj
+def command(
+    session: Session,
+    /,
+    *,
+    settings: tuple[str, ...],
+    hostname: str | None,
+    loglevel: str,
+    logfile: str | None,
+    include: str | None,
+    reload: bool,
+    **options: Any,
+) -> int:
+    """Run tasks.
+
+    Settings may be given behind all options, such as task_acks_late=false or worker.prefetch_multiplier=1.
+    """
+    if reload:
+        return keep_running(session.argv)
+    app = session.app
+    try:
+        app.conf.update(parse_assignments(settings, namespace="worker"))
+    except (ImproperlyConfigured, TypeError, ValueError) as exc:
+        raise click.UsageError(str(exc)) from exc
+    if include:
+        app.conf.include = [*(app.conf.include or ()), *names(include)]
+    _check_user(app.conf.accept_content)
+    try:
+        node = host_format(default_nodename(hostname))
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--hostname") from exc
+    worker = _make_worker(app, session, hostname=node, loglevel=loglevel, **options)
+    _set_up_logging(app, session, node, loglevel, logfile or app.conf.worker_logfile)
+    if not session.quiet:
+        click.echo(banner(worker, loglevel, color=_color(session)), file=sys.__stdout__)
+    return worker.start()
+
+
+def _make_worker(app: Any, session: Session, **options: Any) -> Worker:
+    def ready(worker: Worker) -> None:
+        if worker.purged:
+            count = f"{worker.purged} {'message' if worker.purged == 1 else 'messages'}"
+            click.echo(f"purge: Erased {count} from the queue.\n", file=sys.__stdout__)
+        _logger.info("Connected to %s", app.shown_url(app.broker_url()))
+        _logger.info("%s ready.", worker.hostname)
+        if not session.quiet and not _logger.isEnabledFor(logging.INFO):
+            click.echo(f"{worker.hostname} ready.", file=sys.__stdout__)
+
+    try:
+        return Worker(app, on_ready=ready, **options)
+    except KeyError as exc:
+        raise ImproperlyConfigured(
+            f"there is no queue {exc.args[0]!r}, and 'task_create_missing_queues' is off. "
+            f"Known are: {', '.join(sorted(app.amqp.queues))}."
+        ) from exc
+    except ImportError as exc:
+        raise CannotStart(f"a module that the settings 'imports' or 'include' name cannot be imported: {exc}") from exc
+
+
+def _set_up_logging(app: Any, session: Session, node: str, loglevel: str, logfile: str | None) -> None:
+    """Set logging up, and again in each child if each is to have a file of its own."""
+
+    def set_up(index: int) -> bool:
+        file = node_format(logfile, node, process_index=index) if logfile else None
+        return bool(
+            app.log.setup(
+                loglevel=loglevel,
+                logfile=file,
+                redirect_stdouts=app.conf.worker_redirect_stdouts,
+                redirect_level=app.conf.worker_redirect_stdouts_level,
+                colorize=False if session.no_color else None,
+                hostname=node,
+            )
+        )
+
+    handled = set_up(0)
+    if handled or logfile is None or node_format(logfile, node, process_index=1) == node_format(logfile, node):
+        return
+
+    def in_child(**_: Any) -> None:
+        import multiprocessing
+
+        number = multiprocessing.current_process().name.rpartition("-")[2]
+        type(app.log).already_setup = False
+        set_up(int(number) if number.isdigit() else 0)
+
+    signals.worker_process_init.connect(in_child, weak=False)
+
+
+def _check_user(accept_content: Any) -> None:
+    """Warn of a worker that may do everything; one that also reads pickles must be wanted.
+
+    Raises:
+        CannotStart: it runs as root, and pickles are accepted, which may hold any code.
+    """
+    if not hasattr(os, "geteuid") or 0 not in {os.getuid(), os.geteuid(), os.getgid(), os.getegid()}:
+        return
+    pickles = {"pickle", "application/x-python-serialize"} & {str(name) for name in accept_content or ()}
+    if pickles and not os.environ.get("C_FORCE_ROOT"):
+        raise CannotStart(
+            "this worker runs as root and accepts pickles: whoever can send it a message owns this machine. "
+            "Start it as another user, or set C_FORCE_ROOT=1 if you mean it"
+        )
+    text = "this worker runs as root, and so does every task; start it as another user"
+    warnings.warn_explicit(text, SecurityWarning, "umbel worker", 1)  # no line of ours would tell anybody more
+
+
+def _color(session: Session) -> bool:
+    return (
+        not session.no_color
+        and sys.__stdout__ is not None
+        and sys.__stdout__.isatty()
+        and os.environ.get("TERM") != "dumb"
+    )

@@ -1,0 +1,1 @@
+"""Bear Celery's name for what tasks import from there."""
