@@ -35,7 +35,6 @@ _LATER: Final = (
     "--without-gossip --without-mingle --without-heartbeat --heartbeat-interval --autoscale -B --beat -s --schedule "
     "--schedule-filename --scheduler --pidfile --uid --gid --umask --executable"
 )
-)
 
 
 class _Pool(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
