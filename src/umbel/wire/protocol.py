@@ -264,8 +264,8 @@ class MessageReader:
         own_properties = received.properties
         if known.expiration is not None and expires is None:  # otherwise it only repeats `expires`
             own_properties = {**own_properties, "expiration": known.expiration}
-        # In the order of Message's fields, since thirty keyword arguments would cost three times as much
-        # (benchmarks/micro_wire.py, build: 0.6 µs against 1.8).
+        # In the order of Message's fields: half of what thirty keyword arguments cost (benchmarks/micro_wire.py, build:
+        # 0.4 µs against 0.8).
         fields = [
             head.id,
             head.task,
