@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from umbel import VERSION_BANNER
+import umbel
 from umbel._repr import mask_url
 from umbel.worker.worker import Worker
 
@@ -20,7 +20,12 @@ _FLOWER: Final = (" o . o . o ", r"  \ \|/ /  ", r"   \_|_/   ", "     |     ")
 def banner(worker: Worker, loglevel: str, *, color: bool) -> str:
     """Return who the worker is, where its messages and results lie, what it consumes, and at INFO its tasks."""
     lines = [""]
-    who = (f"umbel {VERSION_BANNER}", worker.hostname, f"{platform.platform()}, Python {platform.python_version()}", "")
+    who = (
+        f"umbel {umbel.VERSION_BANNER}",
+        worker.hostname,
+        f"{platform.platform()}, Python {platform.python_version()}",
+        "",
+    )
     for flower, text in zip(_FLOWER, who, strict=True):
         lines.append(f"{click.style(flower, fg='green')}  {text}".rstrip())
     lines += [_title("config"), *_config(worker), "", _title("queues"), *_queues(worker)]

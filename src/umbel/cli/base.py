@@ -69,7 +69,7 @@ class Command(click.Command):
         names = [option.name for option in _user_options(ctx, "preload") if option.name]
         if names:
             options = {name: ctx.params.pop(name, None) for name in names}
-            app = ctx.ensure_object(Session).app
+            app = _session(ctx).app
             signals.user_preload_options.send(sender=self, app=app, options=options)
         return super().invoke(ctx)
 
@@ -107,6 +107,12 @@ def _with_global(params: list[click.Parameter]) -> list[click.Parameter]:
     return [*params, *(option for option in global_options(at_the_top=False) if taken.isdisjoint(option.opts))]
 
 
+def _session(ctx: click.Context) -> Session:
+    session = ctx.find_object(Session)
+    assert session is not None, "umbel.cli.main.main() gives every run one"
+    return session
+
+
 def _show_help() -> None:
     ctx = click.get_current_context()
     if ctx.invoked_subcommand is None:
@@ -117,21 +123,21 @@ def _note(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Keep a global option; one that was not given does not hide what stood before the command."""
     if value is None:
         return
-    session = ctx.ensure_object(Session)
+    session = _session(ctx)
     session.given[param.name or ""] = value
     if param.name == "workdir":
         os.chdir(value)
 
 
 def _user_options(ctx: click.Context, command: str) -> list[click.Option]:
-    session = ctx.ensure_object(Session)
+    session = _session(ctx)
     app = session.__dict__.get("app")  # only if it is imported already
     added: Mapping[str, Any] = getattr(app, "user_options", None) or {}
     return list(added.get(command, ()))
 
 
 def _app_adds_options(ctx: click.Context, args: list[str]) -> bool:
-    session = ctx.ensure_object(Session)
+    session = _session(ctx)
     if "app" in session.__dict__:
         return False
     named = _word_after(args, *_APP_NAMES)

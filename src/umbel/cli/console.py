@@ -1,4 +1,4 @@
-"""Show things to people: tables on a terminal, the same facts in a pipe, and errors in one sentence."""
+"""Show things to people: tables on a terminal, the same facts in a pipe."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
+import msgspec
 
-__all__ = ["ago", "show_error", "show_json", "show_table"]
+__all__ = ["ago", "duration", "show_json", "show_table"]
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, color: bool = True) -> None:
@@ -33,14 +34,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, colo
 
 def show_json(value: Any) -> None:
     """Print *value* as one JSON text."""
-    import msgspec
-
     click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=repr)).decode())
-
-
-def show_error(message: str, *, color: bool = True) -> None:
-    """Print *message* on standard error."""
-    click.echo(click.style("Error: ", fg="red", bold=True) + message, err=True, color=None if color else False)
 
 
 def ago(moment: float) -> str:

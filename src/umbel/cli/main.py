@@ -6,14 +6,14 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from umbel import VERSION_BANNER
+import umbel
 from umbel.cli.base import Group, global_options
-from umbel.cli.console import show_error
-from umbel.cli.session import Session
+from umbel.cli.session import FindApp, Session
 from umbel.exceptions import BackendError, ImproperlyConfigured, OperationalError
 
 __all__ = ["cli", "main"]
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None, app: Any = None) -> int:
     words = list(sys.argv if argv is None else argv)
     if words and words[0] == sys.argv[0]:
         words = words[1:]
-    session = Session(words, app)
+    session = Session(_find_app, words, app)
     try:
         code = cli.main(args=words, prog_name="umbel", standalone_mode=False, obj=session, auto_envvar_prefix="CELERY")
     except click.exceptions.Exit as exc:
@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None, app: Any = None) -> int:
 
 def _explain(session: Session, exc: Exception, message: str, code: int) -> int:
     _show_stack(session, exc)
-    show_error(message, color=not session.no_color)
+    word = click.style("Error: ", fg="red", bold=True)
+    click.echo(word + message, err=True, color=False if session.no_color else None)
     return code
 
 
@@ -103,19 +104,24 @@ def _show_stack(session: Session, exc: Exception) -> None:
         traceback.print_exception(exc)
 
 
-def _plugins() -> dict[str, Any]:
-    from importlib.metadata import entry_points
+def _find_app(name: str | None, folder: Path, *, may_be_default: bool) -> Any:
+    finder: FindApp = importlib.import_module(
+        "umbel.cli.find_app"
+    ).find_app  # an app's parts; `umbel --help` needs none
+    return finder(name, folder, may_be_default=may_be_default)
 
+
+def _plugins() -> dict[str, Any]:
+    entry_points = importlib.import_module("importlib.metadata").entry_points  # 10 ms that a known command saves
     return {
         point.name: point for group in _PLUGINS for point in entry_points(group=group) if point.name not in _COMMANDS
     }
 
 
 @click.command(cls=_Root, name="umbel", params=global_options(at_the_top=True))
-@click.version_option(VERSION_BANNER, message="%(version)s")
+@click.version_option(umbel.VERSION_BANNER, message="%(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """The distributed task queue for Python."""
-    ctx.ensure_object(Session)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import click
 
-__all__ = ["CannotStart", "Session"]
+__all__ = ["CannotStart", "FindApp", "Session"]
 
 _EXPORTED: Final = {
     "broker": "CELERY_BROKER_URL",
@@ -18,6 +18,12 @@ _EXPORTED: Final = {
     "loader": "CELERY_LOADER",
     "config": "CELERY_CONFIG_MODULE",
 }
+
+
+class FindApp(Protocol):
+    """Finds an app by its name, or in a folder; see `cli.find_app`, which is loaded only when it is called."""
+
+    def __call__(self, name: str | None, folder: Path, *, may_be_default: bool) -> Any: ...
 
 
 class CannotStart(click.ClickException):
@@ -29,8 +35,9 @@ class CannotStart(click.ClickException):
 class Session:
     """One run of the command line."""
 
-    def __init__(self, argv: Sequence[str] = (), app: Any = None) -> None:
-        """Take the words behind the program's name, and the *app* that runs its own command line."""
+    def __init__(self, find_app: FindApp, argv: Sequence[str] = (), app: Any = None) -> None:
+        """Take what finds an app, the words behind the program's name, and the *app* that runs its own commands."""
+        self._find_app = find_app
         self.argv = list(argv)
         self.given: dict[str, Any] = {}  # global options by name, as they were said last
         self._app = app
@@ -58,12 +65,10 @@ class Session:
             CannotStart: there is none, or it cannot be imported.
         """
         self._export()
-        # Here, so that `umbel --help` need not load what an app is made of.
-        from umbel.cli.find_app import find_app
-
         app = self._app
         if app is None:
-            app = find_app(self.given.get("app"), Path.cwd(), may_be_default=bool(os.environ.get("CELERY_BROKER_URL")))
+            broker_known = bool(os.environ.get("CELERY_BROKER_URL"))
+            app = self._find_app(self.given.get("app"), Path.cwd(), may_be_default=broker_known)
         elif self.given.keys() & _EXPORTED.keys():
             app.conf.refresh()
         app.set_current()

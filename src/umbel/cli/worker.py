@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import sys
 import warnings
@@ -186,8 +187,6 @@ def _set_up_logging(app: Any, session: Session, node: str, loglevel: str, logfil
         return
 
     def in_child(**_: Any) -> None:
-        import multiprocessing
-
         number = multiprocessing.current_process().name.rpartition("-")[2]
         type(app.log).already_setup = False
         set_up(int(number) if number.isdigit() else 0)
