@@ -44,7 +44,7 @@ _VARIANTS: Final = "89ab"
 
 def uuid() -> str:
     """Return a new random id: a version 4 UUID as text, the same that `uuid.uuid4` makes."""
-    # Benchmark new_id: 0.6 µs where str(uuid.uuid4()) takes 1.9 µs and its module 6 ms to import.
+    # benchmarks/micro_ground.py: 1.1 µs, where uuid.uuid4 takes 3.7, and its module some 5 ms to import.
     raw = os.urandom(16)
     text = raw.hex()
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANTS[raw[8] & 3]}{text[17:20]}-{text[20:]}"

@@ -33,7 +33,7 @@ def safe_repr(value: object, *, maxlen: int = 1024, maxlevels: int = 3) -> str:
     """
     levels = maxlevels or _DEEPEST
     if _room_after(value, levels, maxlen) >= 0:
-        # Benchmark repr_of_args: 0.7 µs for (2, 2) where the careful way takes 4 µs.
+        # benchmarks/micro_ground.py: 1.0 µs for (2, 2), where the careful way takes 3.5.
         try:
             text = repr(value)
         except ValueError:  # an int of thousands of digits

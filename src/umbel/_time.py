@@ -119,7 +119,7 @@ def backoff(factor: float, retries: int, maximum: float, dice: Dice | None = Non
 
 
 def pauses(start: float, step: float, maximum: float, count: int | None = None) -> Iterator[float]:
-    """Yield *count* (None = endless) pauses between attempts, in seconds: *start*, then *step* more, up to *maximum*."""
+    """Yield *count* (None = endless) pauses between attempts in seconds: *start*, then *step* more, up to *maximum*."""
     pause = start
     while count is None or count > 0:
         yield min(pause, maximum)

@@ -57,7 +57,7 @@ class Settings(MutableMapping[str, Any]):
     """
 
     # Names not found on the instance are resolved by __getattr__ and kept there until something changes, so that
-    # reading a setting again costs what reading an attribute costs (benchmark conf_attribute: 20 ns, not 900).
+    # reading a setting again costs what reading an attribute costs (benchmarks/micro_ground.py: 0.03 µs, not 3).
 
     def __init__(
         self,
