@@ -85,11 +85,16 @@ class Group(click.Group):
     command_class = Command
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
-        usual = {"invoke_without_command": True, "no_args_is_help": False, "callback": _show_help}
-        super().__init__(*args, **{**usual, **attributes})
+        super().__init__(*args, **{"invoke_without_command": True, "no_args_is_help": False, **attributes})
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return _with_global(super().get_params(ctx))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        result = super().invoke(ctx)
+        if ctx.invoked_subcommand is None:
+            click.echo(ctx.get_help())
+        return result
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -111,12 +116,6 @@ def _session(ctx: click.Context) -> Session:
     session = ctx.find_object(Session)
     assert session is not None, "umbel.cli.main.main() gives every run one"
     return session
-
-
-def _show_help() -> None:
-    ctx = click.get_current_context()
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
 
 
 def _note(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -81,14 +81,20 @@ def _modules_with_apps(folder: Path) -> Iterator[str]:
 
 def _load(name: str) -> Umbel:
     module_name, colon, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")) or name.endswith((".py", ":")):
+        stem = Path(module_name).stem
+        hint = (
+            f"; -A takes a module, not a file: umbel -A {stem}" if name.endswith(".py") and stem.isidentifier() else "."
+        )
+        raise CannotStart(f"{name!r} names no module{hint}")
     if colon:
-        return _as_app(_attribute(_import(module_name, name), attribute, name), name)
+        return _as_app(_attribute(_import(module_name), attribute, name), name)
     parent, dot, last = name.rpartition(".")
     if dot:
-        value = getattr(_import(parent, name), last, None)
+        value = getattr(_import(parent), last, None)
         if value is not None and not isinstance(value, ModuleType):
             return _as_app(value, name)
-    return _as_app(_import(name, name), name)
+    return _as_app(_import(name), name)
 
 
 def _as_app(found: Any, name: str) -> Umbel:
@@ -110,7 +116,7 @@ def _app_in(module: ModuleType, name: str) -> Umbel:
             # A package without an app of its own: `proj/celery.py` is where Celery's projects have it.
             submodule = f"{module.__name__}.celery"
             if importlib.util.find_spec(submodule) is not None:
-                return _app_in(_import(submodule, name), name)
+                return _app_in(_import(submodule), name)
     foreign = next((value for value in vars(module).values() if type(value).__module__ == "celery.app.base"), None)
     if foreign is not None:
         return _as_app(foreign, name)
@@ -128,7 +134,7 @@ def _attribute(module: ModuleType, path: str, name: str) -> Any:
     return found
 
 
-def _import(module: str, name: str) -> ModuleType:
+def _import(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as exc:
@@ -142,8 +148,6 @@ def _import(module: str, name: str) -> ModuleType:
                 f"there is no module {exc.name!r} in {Path.cwd()} or on sys.path{did_you_mean(exc.name, here)}"
             ) from exc
         raise _broken(module, exc) from exc
-    except ValueError as exc:
-        raise CannotStart(f"{name!r} names no module: {exc}") from exc
     except Exception as exc:
         raise _broken(module, exc) from exc
 

@@ -120,8 +120,5 @@ def _plugins() -> dict[str, Any]:
 
 @click.command(cls=_Root, name="umbel", params=global_options(at_the_top=True))
 @click.version_option(umbel.VERSION_BANNER, message="%(version)s")
-@click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli() -> None:
     """The distributed task queue for Python."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
