@@ -41,7 +41,7 @@ class Ran(NamedTuple):
 def folder(tmp_path, monkeypatch):
     """An empty working folder; modules imported from it, and what options export, are forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in {"", os.getcwd()}])
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in {"", str(Path.cwd())}])
     for name in [name for name in os.environ if name.startswith("CELERY_")]:
         monkeypatch.delenv(name)
     for name in ("BROKER_URL", "RESULT_BACKEND", "LOADER", "CONFIG_MODULE", "SKIP_CHECKS"):
