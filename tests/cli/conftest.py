@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from umbel import current
+from umbel import Umbel, current
 from umbel.cli.main import main
 
 HELLO = '''
@@ -48,13 +48,13 @@ def folder(tmp_path, monkeypatch):
         monkeypatch.setenv(f"CELERY_{name}", "")
         monkeypatch.delenv(f"CELERY_{name}")
     before = set(sys.modules)
-    app_before, default_before = current.get_current_app(), current._APPS.default
+    apps = current._Apps()
+    apps.factory = lambda: Umbel("default", set_as_current=False)
+    monkeypatch.setattr(current, "_APPS", apps)
     yield tmp_path
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
-    current.set_current_app(app_before)
-    current.set_default_app(default_before)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_call_sends_a_task_and_prints_its_id(umbel, app):
 @pytest.mark.row("CLI-108")
 def test_call_takes_the_options_of_apply_async(umbel, app):
     ran = umbel(
-        "call", "shop.sell", "-a", "[1]", "--eta", "2090-01-31T12:00:00+00:00", "--expires", "2091-01-01T00:00:00+00:00",
+        "call", "shop.sell", "-a[1]", "--eta", "2090-01-31T12:00:00+00:00", "--expires", "2091-01-01T00:00:00+00:00",
         "--serializer", "json", "--exchange", "celery", "--routing-key", "celery", app=app,
     )  # fmt: skip
     soon = umbel("call", "shop.sell", "-a", "[1]", "--countdown", "3600", "--expires", "7200", app=app)
