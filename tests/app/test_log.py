@@ -110,6 +110,23 @@ def test_what_is_printed_is_logged(app, monkeypatch):
 
 
 @pytest.mark.row("API-082")
+def test_what_is_printed_in_pieces_is_one_record():
+    told = []
+    proxy = LoggingProxy(logging.getLogger("test.pieces"), "ERROR")
+    proxy.logger.handlers, proxy.logger.propagate = [logging.NullHandler()], False
+    proxy.logger.addFilter(lambda record: told.append(record.getMessage()) or True)
+
+    print("a", 1, file=proxy)
+    print("two\nlines", file=proxy)
+    print(file=proxy)
+    print("b", end="", file=proxy)
+    proxy.flush()
+    proxy.flush()
+
+    assert told == ["a 1", "two", "lines", "b"]
+
+
+@pytest.mark.row("API-082")
 def test_a_handler_that_prints_does_not_print_for_ever():
     logger = logging.getLogger("test.printing")
     proxy = LoggingProxy(logger, "WARNING")

@@ -55,19 +55,20 @@ class LoggingProxy:
     def __init__(self, logger: logging.Logger, loglevel: int | str | None = None) -> None:
         self.logger = logger
         self.loglevel = _level(loglevel or logger.level or logging.WARNING)
-        self._inside = threading.local()
+        self._local = threading.local()
 
     def write(self, data: str | bytes) -> int:
-        """Log *data*, unless this thread logs already (a handler that prints would print for ever)."""
+        """Log the lines of *data* as one record; what follows the last line break waits for the next call or `flush`.
+
+        A thread that logs already logs nothing more: a handler that prints would print for ever.
+        """
         text = data.decode(errors="replace") if isinstance(data, bytes) else data
-        line = text.rstrip()
-        if not line or getattr(self._inside, "logging", False) or self.closed:
+        if self.closed or getattr(self._local, "logging", False):
             return 0
-        self._inside.logging = True
-        try:
-            self.logger.log(self.loglevel, "%s", line)
-        finally:
-            self._inside.logging = False
+        lines, line_break, rest = (getattr(self._local, "waiting", "") + text).rpartition("\n")
+        self._local.waiting = rest
+        if line_break:
+            self._log(lines)
         return len(data)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -76,7 +77,21 @@ class LoggingProxy:
             self.write(line)
 
     def flush(self) -> None:
-        """Do nothing: nothing is held back."""
+        """Log what this thread has written since the last line break."""
+        waiting = getattr(self._local, "waiting", "")
+        if waiting and not getattr(self._local, "logging", False):
+            self._local.waiting = ""
+            self._log(waiting)
+
+    def _log(self, text: str) -> None:
+        text = text.rstrip()
+        if not text:
+            return
+        self._local.logging = True
+        try:
+            self.logger.log(self.loglevel, "%s", text)
+        finally:
+            self._local.logging = False
 
     def close(self) -> None:
         """Log nothing from now on."""

@@ -31,7 +31,7 @@ def command(session: Session, /, *, task_id: str, task: str | None, traceback: b
         click.echo(f"{task_id} is {result.state}; waiting (Ctrl+C gives up)", err=True)
     value = result.get(propagate=False)
     if result.successful():
-        click.echo(value)
+        click.echo(str(value))
         return 0
     if traceback:
         click.echo(result.traceback)

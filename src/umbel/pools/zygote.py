@@ -20,6 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import current_process
 from types import FrameType
 from typing import Any, Final, NoReturn, Protocol
 
@@ -307,6 +308,7 @@ class _Nursery:
         send(self._sock, msgspec.msgpack.encode(answer))
 
     def _name(self, process: str) -> None:
+        current_process().name = process  # what logging shows as processName
         if self._seed.title is None or "NOSETPS" in os.environ:
             return
         try:
