@@ -38,13 +38,13 @@ def settings() -> str:
         MADE,
         "",
         "Each is an attribute of `app.conf`, an argument of `Umbel(...)`, a name in the module that",
-        "`app.config_from_object` reads, and a word behind `umbel worker`. A name that is misspelt is refused with what",
-        'was probably meant. "Before" is the name from before Celery 4, which is still read.',
+        "`app.config_from_object` reads, and a word behind `umbel worker`. A name that is misspelt is refused with",
+        'what was probably meant. "Before" is the name from before Celery 4, which is still read.',
     ]
     for group, members in groups.items():
         lines += ["", f"## {group}", ""]
         lines += ["| setting | type | default | meaning | before |", "|---|---|---|---|---|"]
-        lines += [_row(f"`{s.name}`", s.kind, _default(s), _escaped(s.doc), _code(s.old_name)) for s in members]
+        lines += [_row(_code(s.name), s.kind, _default(s), _escaped(s.doc), _code(s.old_name)) for s in members]
     return "\n".join(lines) + "\n"
 
 

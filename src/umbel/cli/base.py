@@ -31,7 +31,7 @@ def global_options(*, at_the_top: bool) -> list[click.Option]:
 
     return [
         option("-A", "--app", metavar="MODULE", envvar=["APP", "CELERY_APP", "UMBEL_APP"],
-               help="The app: module, module:attribute or package. Default: what pyproject.toml names, or the one here."),
+               help="The app: module, module:attribute or package. Default: as in pyproject.toml, or the one here."),
         option("-b", "--broker", metavar="URL", envvar=["BROKER_URL", "CELERY_BROKER"],
                help="Where messages wait."),
         option("--result-backend", metavar="URL", envvar=["RESULT_BACKEND", "CELERY_RESULT_BACKEND"],

@@ -54,13 +54,12 @@ def _list(session: Session, /, *, task: str | None, reason: str | None, limit: i
             letter.task,
             letter.queue,
             letter.reason,
-            letter.crashes,
             ago(letter.died_at),
             letter.evidence[-1] if letter.evidence else "",
         )
         for letter in shown
     ]
-    show_table(["Id", "Task", "Queue", "Reason", "Crashes", "Died", "Evidence"], rows, color=not session.no_color)
+    show_table(["Id", "Task", "Queue", "Reason", "Died", "Evidence"], rows, color=not session.no_color)
     if len(letters) > limit:
         click.echo(f"There are more than {limit}; --limit shows more.", err=True)
 
@@ -159,7 +158,6 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
         "task": letter.task,
         "queue": letter.queue,
         "reason": letter.reason,
-        "crashes": letter.crashes,
         "died at": datetime.fromtimestamp(letter.died_at, UTC).isoformat(timespec="seconds"),
         "args": message.argsrepr,
         "kwargs": message.kwargsrepr,
