@@ -80,7 +80,7 @@ def _show(session: Session, /, *, task_id: str, as_json: bool) -> None:
         return
     evidence = facts.pop("evidence")
     for name, value in facts.items():
-        click.echo(f"{name + ':':<10} {value}")
+        click.echo(f"{name.replace('_', ' ') + ':':<10} {value}")
     click.echo("evidence:")
     for i, line in enumerate(evidence, 1):
         click.echo(f"  {i}. {line}")
@@ -158,7 +158,7 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
         "task": letter.task,
         "queue": letter.queue,
         "reason": letter.reason,
-        "died at": datetime.fromtimestamp(letter.died_at, UTC).isoformat(timespec="seconds"),
+        "died_at": datetime.fromtimestamp(letter.died_at, UTC).isoformat(timespec="seconds"),
         "args": message.argsrepr,
         "kwargs": message.kwargsrepr,
         "retries": message.retries,
