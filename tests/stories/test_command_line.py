@@ -179,6 +179,17 @@ def test_a_quiet_worker_says_nothing(terminal):
     assert "succeeded" not in worker.err.read_text()
 
 
+@pytest.mark.row("CLI-018")
+def test_a_worker_whose_queue_is_unusable_says_so_in_one_line(terminal, tmp_path):
+    (tmp_path / "shop.umbel.db").write_text("no database at all, but text long enough to be looked at")
+    worker = terminal.start("-c", "1")
+
+    assert worker.process.wait(25) == 1
+    assert (
+        worker.err.read_text().splitlines()[-1].startswith(f"Error: {tmp_path}/shop.umbel.db is not a SQLite database")
+    )
+
+
 @pytest.mark.row("CLI-042")
 def test_purge_at_the_start_says_how_many_it_dropped(terminal):
     ids = [terminal.umbel("call", "shop.sell", "-a", '["tea"]') for _ in range(2)]

@@ -139,10 +139,14 @@ def command(
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--hostname") from exc
     worker = _make_worker(app, session, hostname=node, loglevel=loglevel, **options)
-    _set_up_logging(app, session, node, loglevel, logfile or app.conf.worker_logfile)
-    if not session.quiet:
-        click.echo(banner(worker, loglevel, color=_color(session)), file=sys.__stdout__)
-    return worker.start()
+    out, err = sys.stdout, sys.stderr
+    try:
+        _set_up_logging(app, session, node, loglevel, logfile or app.conf.worker_logfile)
+        if not session.quiet:
+            click.echo(banner(worker, loglevel, color=_color(session)), file=sys.__stdout__)
+        return worker.start()
+    finally:
+        sys.stdout, sys.stderr = out, err  # what went wrong is for the terminal, not for the log
 
 
 def _make_worker(app: Any, session: Session, **options: Any) -> Worker:
