@@ -1,0 +1,1 @@
+"""Whole afternoons of a user, with real processes and a real queue."""
