@@ -91,7 +91,7 @@ class SqliteBroker:
         if lane is None:
             return None
         key = lane.first + self._mover.tick(self._clock())
-        parameters = (key, lane.last, parcel.message, self._plan.version)
+        parameters = (key, lane.last, lane.last, parcel.message, self._plan.version)
         return (route.routing_key,) if self._database.run(PUBLISH_ONE, parameters, patience=timeout).rowcount else None
 
     # -- receiving
@@ -202,7 +202,8 @@ class SqliteBroker:
         if self._bell is not None:
             self._bell.arm(interest(self._consumed))
             self._bell.drain()
-        found = bool(self._ask("due_now_sql", self._clock()))
+        now = self._clock()
+        found = bool(self._ask("due_now_sql", now, now))
         if found and poke and self._bell is not None:
             self._bell.poke()
         return found

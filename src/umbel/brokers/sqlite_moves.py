@@ -27,19 +27,19 @@ _CARRIED: Final = "token, crashes, evidence, big, message"
 # Benchmark "publish, one at a time": 12 µs, where the general way takes 17.
 PUBLISH_ONE: Final = """
     INSERT INTO ready (key, token, crashes, message)
-    SELECT max(?1, 1 + ifnull((SELECT key FROM ready WHERE key <= ?2 ORDER BY key DESC LIMIT 1), 0),
-                   1 + ifnull((SELECT key FROM claimed WHERE key <= ?2 ORDER BY key DESC LIMIT 1), 0)), 0, 0, ?3
-    WHERE (SELECT version FROM plan) = ?4
+    SELECT max(?, 1 + ifnull((SELECT key FROM ready WHERE key <= ? ORDER BY key DESC LIMIT 1), 0),
+                   1 + ifnull((SELECT key FROM claimed WHERE key <= ? ORDER BY key DESC LIMIT 1), 0)), 0, 0, ?
+    WHERE (SELECT version FROM plan) = ?
 """
-"""Parameters: the key wished for, the last of its lane, the message, the version of the plan."""
+"""Parameters: the key wished for, the last of its lane twice, the message, the version of the plan."""
 
 _NEWEST: Final = """
-    SELECT max(ifnull((SELECT key FROM ready WHERE key <= ?1 ORDER BY key DESC LIMIT 1), 0),
-               ifnull((SELECT key FROM claimed WHERE key <= ?1 ORDER BY key DESC LIMIT 1), 0))
+    SELECT max(ifnull((SELECT key FROM ready WHERE key <= ? ORDER BY key DESC LIMIT 1), 0),
+               ifnull((SELECT key FROM claimed WHERE key <= ? ORDER BY key DESC LIMIT 1), 0))
 """
 _INSERT: Final = f"INSERT INTO ready (key, {_CARRIED}) VALUES (?, ?, ?, ?, ?, ?)"
 _DELAY: Final = f"INSERT OR IGNORE INTO delayed (queue, due, key, {_CARRIED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_TAKEN: Final = "SELECT EXISTS(SELECT 1 FROM ready WHERE key = ?1) OR EXISTS(SELECT 1 FROM claimed WHERE key = ?1)"
+_TAKEN: Final = "SELECT EXISTS(SELECT 1 FROM ready WHERE key = ?) OR EXISTS(SELECT 1 FROM claimed WHERE key = ?)"
 _KEYS: Final = "SELECT key FROM ready WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?"
 _TAKE: Final = """
     SELECT key, max(token + 1, ?), crashes, token > 0, message, (SELECT body FROM bodies WHERE id = big)
@@ -92,8 +92,8 @@ class Wish(NamedTuple):
             due_now_sql=f"""
                 SELECT version, EXISTS (SELECT 1 {lanes}) OR EXISTS (
                     SELECT 1 FROM queues WHERE id IN ({some}) AND (
-                        EXISTS (SELECT 1 FROM delayed WHERE queue = queues.id AND due <= ?1)
-                        OR EXISTS (SELECT 1 FROM claimed WHERE queue = queues.id AND until <= ?1)
+                        EXISTS (SELECT 1 FROM delayed WHERE queue = queues.id AND due <= ?)
+                        OR EXISTS (SELECT 1 FROM claimed WHERE queue = queues.id AND until <= ?)
                     )
                 ) FROM plan
             """,
@@ -168,7 +168,7 @@ class Mover:
 
     def _pass(self, view: View, lane: Lane) -> None:
         """Let our next key come behind all of *lane*, should another process's clock have been ahead."""
-        (newest,) = view.connection.execute(_NEWEST, (lane.last,)).fetchone()
+        (newest,) = view.connection.execute(_NEWEST, (lane.last, lane.last)).fetchone()
         self._newest = max(self._newest, newest - lane.first)
 
     def _delay(self, view: View, lane: Lane, key: int, due: float, carried: tuple[object, ...]) -> None:
@@ -270,7 +270,7 @@ class Mover:
             for moment, key, *carried in due:
                 execute("DELETE FROM delayed WHERE queue = ? AND due = ? AND key = ?", (queue, moment, key))
                 free = key
-                while execute(_TAKEN, (free,)).fetchone()[0]:
+                while execute(_TAKEN, (free, free)).fetchone()[0]:
                     free += 1  # as in _delay
                 execute(_INSERT, (free, *carried))
             found += len(lapsed) + len(due)
@@ -342,9 +342,9 @@ def sizes(view: View, queues: Iterable[str] | None) -> dict[str, QueueSize]:
 def _size(view: View, queue: int) -> QueueSize:
     execute = view.connection.execute
     delayed, due, oldest = execute(
-        f"SELECT count(*), count(*) FILTER (WHERE due <= ?1), min(key % {SPAN}) FILTER (WHERE due <= ?1)"
-        " FROM delayed WHERE queue = ?2",
-        (view.now, queue),
+        f"SELECT count(*), count(*) FILTER (WHERE due <= ?), min(key % {SPAN}) FILTER (WHERE due <= ?)"
+        " FROM delayed WHERE queue = ?",
+        (view.now, view.now, queue),
     ).fetchone()
     (claimed,) = execute("SELECT count(*) FROM claimed WHERE queue = ?", (queue,)).fetchone()
     ready, oldest_ready = execute(

@@ -40,7 +40,7 @@ def run_in_this_thread(running: Coroutine[Any, Any, Any]) -> Any:
         runner = _LOOPS.runner = asyncio.Runner()
     loop = runner.get_loop()
     struck: list[BaseException] = []
-    task = loop.create_task(_strikeable(running, struck), context=copy_context())
+    task = loop.create_task(_struck(running, struck), context=copy_context())
 
     def strike(exc: BaseException) -> None:
         struck.append(exc)
@@ -76,6 +76,10 @@ def _run_in_another_thread(running: Coroutine[Any, Any, Any]) -> Any:
     """Run it although this thread's loop is busy: with calling us (`apply` within a coroutine). It waits meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="umbel-apply") as executor:
         return executor.submit(copy_context().run, asyncio.run, running).result()
+
+
+async def _struck(running: Coroutine[Any, Any, Any], struck: list[BaseException]) -> Any:
+    return await _strikeable(running, struck)  # Python 3.12 and newer make tasks of `async def` alone
 
 
 @coroutine
