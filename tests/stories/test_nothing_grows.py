@@ -66,3 +66,4 @@ def test_two_hundred_thousand_tasks_leave_nothing_behind(tmp_path: Path):
     settled = footprints[BATCHES // 4]
     assert late.file <= settled.file * 1.25
     assert late.memory <= settled.memory * 1.1
+    app.close()
