@@ -125,7 +125,6 @@ class Worker:
         self._on_ready = on_ready
         self._rules = _rules(conf, prefetch_multiplier, self.concurrency)
         self._runner = app.make_runner(self.hostname)
-        self._announce = False
         self.pool: Pool = make_pool(
             self.pool_kind,
             self._runner,
@@ -205,7 +204,6 @@ class Worker:
                 self.app.conf,
                 soft_limit=self.soft_time_limit,
                 hard_limit=self.time_limit,
-                announce=self._announce,
             ),
             rules=self._rules,
         )
