@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
+from umbel.wire.chord import ChordPart, ChordSize, ReadyChord
 from umbel.wire.record import Record
 
-__all__ = ["Backend", "BackendFeatures", "Watch"]
+__all__ = ["Backend", "BackendFeatures", "ChordCounter", "Watch", "chord_counter"]
 
 
 class BackendFeatures(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +20,7 @@ class BackendFeatures(msgspec.Struct, frozen=True, kw_only=True):
     expires: bool  # removes old records by itself; False = `cleanup` must be called
     groups: bool  # keeps group records
     readable_anywhere: bool = True  # False = only the sender can read (rpc)
+    chords: bool = False  # it is also a `ChordCounter`
 
 
 class Watch(Protocol):
@@ -75,3 +77,33 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release the connection. May be called twice."""
+
+
+class ChordCounter(Protocol):
+    """What a store that can count chords does besides.
+
+    Used alone where messages wait elsewhere: sizes are stored before the header is published, parts before their
+    messages are acknowledged, and a body is published before its chord is closed. Where broker and store are one,
+    `Broker.settle` does all of it with the same promises, and senders use `open_chords` only.
+    """
+
+    def open_chords(self, sizes: Sequence[ChordSize]) -> None:
+        """Keep how many parts these chords wait for; opening one that is open or ready already changes nothing."""
+
+    def count_parts(self, parts: Sequence[ChordPart]) -> tuple[ReadyChord, ...]:
+        """Count *parts*; return the chords that are thereby complete, left to the caller for `HELD` seconds.
+
+        A part counts once for each (id, index), and the first one stays. Parts of chords that are not open, or are
+        ready already, are dropped. A chord that is ready does not expire.
+        """
+
+    def ready_chords(self, limit: int) -> tuple[ReadyChord, ...]:
+        """Return at most *limit* ready chords that are left to nobody now, and leave them to the caller."""
+
+    def close_chords(self, groups: Iterable[str]) -> frozenset[str]:
+        """Forget ready chords, which are fired; return those of *groups* that were there."""
+
+
+def chord_counter(backend: Backend | None) -> ChordCounter | None:
+    """Return *backend* as what counts chords, or None if it cannot."""
+    return cast("ChordCounter", backend) if backend is not None and backend.features.chords else None

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from umbel.backends.base import BackendFeatures
 from umbel.brokers.memory_store import Bell, MemoryStore
+from umbel.wire.chord import ChordPart, ChordSize, ReadyChord
 from umbel.wire.record import Record
 
 __all__ = ["MemoryBackend"]
@@ -15,7 +16,7 @@ __all__ = ["MemoryBackend"]
 class MemoryBackend:
     """A connection to the results of a `MemoryStore`: the port `Backend` without a server."""
 
-    features = BackendFeatures(push=True, expires=True, groups=True)
+    features = BackendFeatures(push=True, expires=True, groups=True, chords=True)
 
     def __init__(self, store: MemoryStore) -> None:
         self._open_store: MemoryStore | None = store
@@ -63,7 +64,23 @@ class MemoryBackend:
             groups = [group_id for group_id, (_, expires) in store.groups.items() if expires <= now]
             for group_id in groups:
                 del store.groups[group_id]
-            return store.expire(now) + len(groups)
+            return store.expire(now) + len(groups) + store.chords.expire(now)
+
+    def open_chords(self, sizes: Sequence[ChordSize]) -> None:
+        with self._store as store:
+            store.chords.open(sizes, store.clock())
+
+    def count_parts(self, parts: Sequence[ChordPart]) -> tuple[ReadyChord, ...]:
+        with self._store as store:
+            return tuple(store.chords.count(parts, store.clock()))
+
+    def ready_chords(self, limit: int) -> tuple[ReadyChord, ...]:
+        with self._store as store:
+            return tuple(store.chords.ready(limit, store.clock()))
+
+    def close_chords(self, groups: Iterable[str]) -> frozenset[str]:
+        with self._store as store:
+            return frozenset(group for group in groups if store.chords.close(group))
 
     def close(self) -> None:
         self._open_store = None

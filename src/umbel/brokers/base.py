@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from umbel.wire.chord import ChordPart, ChordSize, ReadyChord
 from umbel.wire.message import Message, Route
 from umbel.wire.record import Record
 from umbel.wire.topology import Topology
@@ -37,7 +38,7 @@ class BrokerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     priorities: bool
     fanout: bool
     higher_priority_first: bool  # AMQP, SQLite: 9 before 0. Redis: 0 before 9 (Celery's way)
-    stores_results: bool  # `Settlement.records` of the fused store are written by `settle`
+    stores_results: bool  # what a `Settlement` has for the fused store is written by `settle`: records and chords
     durable_revokes: bool
     counts_crashes: bool  # exactly; False = as well as the broker's redelivered flag allows
 
@@ -70,6 +71,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     limit: int  # at most so many
     lease: float  # seconds each is ours without a renewal
     owner: str  # node name, kept as evidence
+    chords: int = 0  # also so many ready chords that are left to nobody now (fused store)
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -109,12 +111,19 @@ _DONE: Final = Done()
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Everything that follows from one finished delivery; one atomic write where the broker can."""
+    """Everything that follows from one finished delivery, or from a chord that is fired; one atomic write.
+
+    A chord is fired by a settlement that *fires* it: it holds if the chord is ready, which it then is no longer. So
+    its body is published exactly once, whoever tries, and however often.
+    """
 
     lease: Lease | None  # None: acknowledged before it ran (early acknowledgement); written unguarded, without verdict
     verdict: Verdict = _DONE
     follow_ups: tuple[Publication, ...] = ()  # published if and only if the settlement holds
-    records: tuple[Record, ...] = ()  # for the fused store (`features.stores_results`)
+    records: tuple[Record, ...] = ()  # for the fused store (`features.stores_results`), as the following
+    sizes: tuple[ChordSize, ...] = ()  # chords whose header is among the follow-ups; a size that is known stays
+    parts: tuple[ChordPart, ...] = ()  # counted behind `sizes`; of chords that are not open, nothing is kept
+    fires: str | None = None  # with lease None: the group id of the ready chord whose body is among the follow-ups
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -122,6 +131,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     refused: tuple[Lease, ...] = ()  # settlements of stale holders: nothing of them was written
     deliveries: tuple[Delivery, ...] = ()
+    ready: tuple[ReadyChord, ...] = ()  # chords that these settlements completed, or `Claim.chords` asked for
 
 
 class QueueSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +194,10 @@ class Broker(Protocol):
         Claimed messages come by priority, then oldest first, over the consumed queues that are not paused;
         one whose lease has run out is claimed again with its crash counted (the evidence names its last
         owner); it is never buried by the broker itself, so that its failure can be stored with its burial.
+
+        A chord becomes ready in the same write as the part that completes it. It is handed out then (`Turn.ready`),
+        and again by `Claim.chords` each time `HELD` seconds have passed without its being fired; until then it is
+        kept, however long that takes.
         """
 
     def renew(self, leases: Sequence[Lease], lease: float) -> tuple[Lease, ...]:

@@ -16,6 +16,7 @@ from umbel.brokers.base import (
     Turn,
 )
 from umbel.brokers.memory_store import Bell, MemoryQueue, MemoryStore, MemoryStores
+from umbel.wire.chord import ReadyChord
 from umbel.wire.topology import Topology
 
 __all__ = ["MemoryBroker", "MemoryStore", "MemoryStores"]
@@ -64,13 +65,21 @@ class MemoryBroker:
 
     def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Turn:
         deliveries: list[Delivery] = []
+        refused: list[Lease] = []
+        ready: list[ReadyChord] = []
         with self._store as store:
             now = store.clock()
-            refused = [each.lease for each in settlements if not store.settle(each, now) and each.lease is not None]
+            for each in settlements:
+                completed = store.settle(each, now)
+                if completed is not None:
+                    ready += completed
+                elif each.lease is not None:
+                    refused.append(each.lease)
             if claim is not None:
                 deliveries = store.claim(self._unpaused(store), claim, now)
+                ready += store.chords.ready(claim.chords, now)
                 self._set_bell(store)
-        return Turn(refused=tuple(refused), deliveries=tuple(deliveries))
+        return Turn(refused=tuple(refused), deliveries=tuple(deliveries), ready=tuple(ready))
 
     def renew(self, leases: Sequence[Lease], lease: float) -> tuple[Lease, ...]:
         with self._store as store:

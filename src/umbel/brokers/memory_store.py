@@ -23,7 +23,9 @@ from umbel.brokers.base import (
     Release,
     Settlement,
 )
+from umbel.brokers.memory_chords import ChordCounts
 from umbel.states import SUCCESS
+from umbel.wire.chord import ReadyChord
 from umbel.wire.message import Message, Route
 from umbel.wire.record import Record
 from umbel.wire.topology import QueueSpec, Topology, match
@@ -139,6 +141,7 @@ class MemoryStore:
         self.dead: dict[int, tuple[DeadLetter, Publication]] = {}  # by the letter's tag, oldest first
         self.results: dict[str, tuple[Record, float]] = {}  # task id -> record and unix seconds it expires
         self.groups: dict[str, tuple[bytes, float]] = {}
+        self.chords = ChordCounts()
         self.expiries: list[tuple[float, str]] = []  # heap of what may expire; outdated entries are passed over
         self.watchers: dict[str, list[Callable[[str], None]]] = {}  # task id -> who wants to know that it changed
 
@@ -271,16 +274,19 @@ class MemoryStore:
         self.held[lease.tag].until = until
         self.next_lapse = min(self.next_lapse, until)
 
-    def settle(self, settlement: Settlement, now: float) -> bool:
-        """Write a settlement; False = its lease is stale and nothing was written."""
+    def settle(self, settlement: Settlement, now: float) -> list[ReadyChord] | None:
+        """Write a settlement; return the chords it completes, or None if it does not hold: nothing was written."""
         lease = settlement.lease
         if lease is not None and not self.holds(lease):
-            return False
+            return None
+        if settlement.fires is not None and not self.chords.close(settlement.fires):
+            return None
         self.put(settlement.follow_ups, now)
         self.keep(settlement.records, now)
         if lease is not None:
             self._end(self.held.pop(lease.tag), settlement, now)
-        return True
+        self.chords.open(settlement.sizes, now)
+        return self.chords.count(settlement.parts, now)
 
     def _end(self, entry: _Entry, settlement: Settlement, now: float) -> None:
         match settlement.verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from umbel.brokers.base import Publication
+from umbel.wire.chord import ChordPart, ChordSize
 from umbel.wire.record import Record
 
 __all__ = ["Outcome"]
@@ -13,8 +14,8 @@ __all__ = ["Outcome"]
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """What happened to one task.
 
-    Made where the task ran; it writes nothing by itself. The parent settles it: `records`, `follow_ups`
-    and the end of the message, in one atomic write where broker and store are one server.
+    Made where the task ran; it writes nothing by itself. The parent settles it: `records`, `follow_ups`, what it
+    means to chords, and the end of the message, in one atomic write where broker and store are one server.
     """
 
     state: str  # SUCCESS, FAILURE, RETRY, REVOKED, IGNORED or REJECTED
@@ -23,3 +24,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fal
     requeue: bool = False  # REJECTED: back to its queue instead of the dead-letter set
     reason: str = ""  # FAILURE, REJECTED, REVOKED: one line for people and the dead-letter set
     timed_out: bool = False  # FAILURE by a time limit: `acks_on_timeout` decides instead of `acks_on_failure`
+    sizes: tuple[ChordSize, ...] = ()  # chords whose header is among the follow-ups
+    parts: tuple[ChordPart, ...] = ()  # what it means to the chords it is a part of; also for links that never run
+    shown: str = ""  # for monitors: SUCCESS: the result's repr; FAILURE, RETRY: the exception's
+    traceback: str | None = None  # for monitors: FAILURE, RETRY
