@@ -12,9 +12,12 @@ WORKS  := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))'
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do $$p $(WORKS) && echo $$p && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEER   := .venv-peer
 
 # Private servers that the tests need, by their names in scripts/services.py.
 SERVICES :=
+# A real Celery, which tests/golden and tests/interop put on the other side.
+CELERY := 'celery[redis,yaml,msgpack,sqlalchemy]==5.7.*' brotli pymysql 'psycopg[binary]'
 # Pythons on which the pure tests run as well, where they are found.
 OTHERS := 3.12 3.13
 # Pure tests at once; all others run alone, since many of them measure time.
@@ -39,7 +42,7 @@ lint: $(VENV)/.dev
 pure: $(VENV)/.dev
 	$(PURE)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(PEER)/.celery
 	$(BIN)/python scripts/services.py run $(SERVICES) -- sh -c '$(PURE) && $(REST)'
 	@$(MAKE) --no-print-directory others
 
@@ -56,7 +59,7 @@ bench: $(VENV)/.bench
 
 clean:
 	-[ ! -d .svc ] || python3 scripts/services.py stop
-	rm -rf .venv .venv3* .svc build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv3* $(PEER) .svc build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What is installed is remembered by a stamp, so that it happens again only when pyproject.toml changes.
@@ -74,6 +77,11 @@ $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.core
+
+$(PEER)/.celery:
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install -qq --disable-pip-version-check $(CELERY)
+	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(INSTALL) --editable '.[bench]'

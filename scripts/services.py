@@ -5,12 +5,14 @@
     python scripts/services.py run redis -- COMMAND   # around one command, with the URLs in its environment
     python scripts/services.py stop                   # stops what runs and removes its data
 
-A missing server is installed with apt-get where that is possible (root on Debian), and named otherwise.
+A missing server is installed with apt-get where that is possible (Debian, as root or by a sudo that asks nothing).
+Where it is not, `run` names it and goes on without, so that its tests are skipped; with CI=true that is an error.
 Needs nothing but the standard library.
 """
 
 import argparse
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -22,9 +24,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 HOME = Path(__file__).resolve().parent.parent / ".svc"
 DEADLINE = 60.0  # seconds for a server to answer, and for one to end
+TRIES = 3  # starts of one server
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -160,13 +164,34 @@ SERVICES = {
 }
 
 
+class MissingError(ServiceError):
+    """Say that a server is not installed and cannot be."""
+
+
 def start(name: str) -> str:
     """Start server *name* unless it runs already; return its URL when it answers."""
-    service, folder = SERVICES[name], HOME / name
-    if (url := running(name)) is not None:
-        return url
+    HOME.mkdir(exist_ok=True)
+    with (HOME / f"{name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two that start it at once get one server
+        return running(name) or _start_somewhere(name)
+
+
+def _start_somewhere(name: str) -> str:
     program = _program(name)
-    shutil.rmtree(folder, ignore_errors=True)
+    for attempt in range(TRIES):
+        try:
+            return _start(name, program)
+        except ServiceError as problem:  # somebody may have taken a port since we saw it free
+            stop(name)
+            if attempt == TRIES - 1:
+                raise
+            print(f"services: {problem}\nservices: trying {name} again on other ports", file=sys.stderr, flush=True)
+    raise AssertionError
+
+
+def _start(name: str, program: str) -> str:
+    service, folder = SERVICES[name], HOME / name
+    stop(name)  # whatever an interrupted run left
     folder.mkdir(parents=True)
     plan = service.plan(folder, program, _free_ports(3))
     for file, text in plan.files.items():
@@ -176,10 +201,14 @@ def start(name: str) -> str:
         shutil.chown(folder, plan.user)
         become = ["setpriv", f"--reuid={plan.user}", f"--regid={plan.user}", "--clear-groups"]
 
+    (folder / "after").write_text("\n".join(" ".join(command) for command in plan.after))
     with (folder / "server.log").open("wb") as log:
         environment = {**os.environ, **plan.environment}
         for command in plan.before:
-            subprocess.run([*become, *command], cwd=folder, env=environment, stdout=log, stderr=log, check=True)
+            if subprocess.run(
+                [*become, *command], cwd=folder, env=environment, stdout=log, stderr=log, check=False
+            ).returncode:
+                raise ServiceError(f"{command[0]} failed; {_tail(folder)}")
         process = subprocess.Popen(
             [*become, *plan.command],
             cwd=folder,
@@ -190,15 +219,13 @@ def start(name: str) -> str:
             start_new_session=True,
         )
     (folder / "pid").write_text(str(process.pid))
-    (folder / "after").write_text("\n".join(" ".join(command) for command in plan.after))
 
     deadline = time.monotonic() + DEADLINE
     while not _answers(plan.port, service.hello, service.answer):
         if process.poll() is not None or time.monotonic() > deadline:
             state = "ended" if process.poll() is not None else f"gave no answer for {DEADLINE:.0f} s"
-            tail = (folder / "server.log").read_text(errors="replace")[-2000:]
             _end(process.pid, service.ending)
-            raise ServiceError(f"{name} {state}; the end of {folder / 'server.log'}:\n{tail}")
+            raise ServiceError(f"{name} {state}; {_tail(folder)}")
         time.sleep(0.1)
     (folder / "url").write_text(plan.url)  # last: whoever sees it may connect
     return plan.url
@@ -207,22 +234,25 @@ def start(name: str) -> str:
 def stop(name: str) -> None:
     """Stop server *name* and remove its data; nothing happens when it does not run."""
     folder = HOME / name
-    with contextlib.suppress(FileNotFoundError, ValueError):
+    with contextlib.suppress(OSError, ValueError):
         (folder / "url").unlink(missing_ok=True)
         _end(int((folder / "pid").read_text()), SERVICES[name].ending)
+    with contextlib.suppress(OSError):
         for command in (folder / "after").read_text().splitlines():
             subprocess.run(command.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def running(name: str) -> str | None:
-    """Return the URL of server *name* when its process lives, else None."""
+    """Return the URL of server *name* when it lives and answers, else None."""
     folder = HOME / name
     try:
         os.kill(int((folder / "pid").read_text()), 0)
-        return (folder / "url").read_text()
+        url = (folder / "url").read_text()
     except (OSError, ValueError):
         return None
+    answers = _answers(urlsplit(url).port or 0, SERVICES[name].hello, SERVICES[name].answer)
+    return url if answers else None
 
 
 def _program(name: str) -> str:
@@ -230,37 +260,56 @@ def _program(name: str) -> str:
     service = SERVICES[name]
     pattern = service.program.lstrip("/")
     if not (found := sorted(Path("/").glob(pattern))):
-        if os.geteuid() != 0 or shutil.which("apt-get") is None:
-            raise ServiceError(f"{name} is not installed here; install {service.package!r}")
-        _install(service.package)
+        become = _root()
+        if become is None or shutil.which("apt-get") is None:
+            raise MissingError(f"{name} is not installed here, and only root may: apt-get install {service.package}")
+        _install(service.package, become)
         found = sorted(Path("/").glob(pattern))
     if not found:
         raise ServiceError(f"{service.package} is installed, but there is no {service.program}")
     return str(found[-1])
 
 
-def _install(package: str) -> None:
+def _root() -> list[str] | None:
+    """Return what to say before a command that only root may run; None where we cannot become root."""
+    if os.geteuid() == 0:
+        return []
+    sudo = shutil.which("sudo")
+    asks = sudo is None or subprocess.run([sudo, "-n", "true"], capture_output=True, check=False).returncode
+    return None if asks else [str(sudo), "-n"]
+
+
+def _install(package: str, become: list[str]) -> None:
     """Install a Debian package without letting it start a server on a public port."""
-    print(f"installing {package} …", file=sys.stderr, flush=True)
+    print(f"services: installing {package} …", file=sys.stderr, flush=True)
     ours = not POLICY.exists()
     if ours:
-        POLICY.write_text("#!/bin/sh\nexit 101\n")
-        POLICY.chmod(0o755)
+        command = [*become, "sh", "-c", f"printf '#!/bin/sh\\nexit 101\\n' >{POLICY} && chmod 755 {POLICY}"]
+        subprocess.run(command, check=True)
     try:
-        install = ["apt-get", "install", "-qq", "-y", "--no-upgrade", "--no-install-recommends", package]
-        for command in (["apt-get", "update", "-qq"], install):
+        apt = [*become, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
+        install = ["install", "-y", "--no-upgrade", "--no-install-recommends", package]
+        # A machine may have no lists of packages, or old ones; one mirror of several may be down. What counts is
+        # whether the package can be had.
+        for words in (["update"], install):
             done = subprocess.run(
-                command,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                [*apt, *words],
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 check=False,
             )
-            if done.returncode:
-                raise ServiceError(f"{' '.join(command)} failed:\n{done.stdout.decode(errors='replace')[-2000:]}")
+        if done.returncode:
+            text = done.stdout.decode(errors="replace")[-2000:]
+            raise MissingError(f"apt-get install {package} failed:\n{text}")
     finally:
         if ours:
-            POLICY.unlink()
+            subprocess.run([*become, "rm", "-f", str(POLICY)], check=False)
+
+
+def _tail(folder: Path) -> str:
+    log = folder / "server.log"
+    return f"the end of {log}:\n{log.read_text(errors='replace')[-2000:]}"
 
 
 def _free_ports(count: int) -> list[int]:
@@ -320,26 +369,60 @@ def main(arguments: list[str] | None = None) -> int:
             stop(name)
         return 0
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` below stops the servers
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stopped)  # so that `finally` below stops the servers
     started: list[str] = []
     try:
         urls = {}
         for name in options.names:
             if running(name) is None:
                 started.append(name)
-            urls[f"UMBEL_TEST_{name.upper()}"] = start(name)
+            try:
+                urls[f"UMBEL_TEST_{name.upper()}"] = start(name)
+            except MissingError as problem:
+                if options.command != "run" or os.environ.get("CI"):
+                    raise
+                print(f"services: {problem}\nservices: SKIPPED all tests of {name}", file=sys.stderr, flush=True)
         if options.command == "run":
-            return subprocess.run(inner, env={**os.environ, **urls}, check=False).returncode
+            return _run(inner, {**os.environ, **urls})
         for key, url in urls.items():
             print(f"{key}={url}")
     except ServiceError as problem:
         print(f"services: {problem}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # stopping is not stopped
         if options.command == "run":
             for name in started:
                 stop(name)
     return 0
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run *command* and return its exit code; when we are told to end, all of it ends before its servers do."""
+    apart = not sys.stdin.isatty()  # a terminal's ^C reaches everybody; other signals reach only us
+    with subprocess.Popen(command, env=environment, process_group=0 if apart else None) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM) if apart else process.terminate()
+            try:
+                process.wait(DEADLINE / 6)
+            except subprocess.TimeoutExpired:
+                pass
+            if apart:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            raise
+
+
+def _stopped(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
