@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,12 @@ from typing import Final
 import msgspec
 
 from umbel.backends.base import BackendFeatures
+from umbel.brokers.sqlite_chords import HAS_READY, close_chord, count_parts, open_chords, take_ready
 from umbel.brokers.sqlite_file import Database, Location
 from umbel.brokers.sqlite_results import Sweeper, ring_results, store_records
 from umbel.brokers.wakeup import RESULTS, Bell, interest
 from umbel.exceptions import BackendError, OperationalError
+from umbel.wire.chord import ChordPart, ChordSize, ReadyChord
 from umbel.wire.record import Record
 
 __all__ = ["SqliteBackend"]
@@ -30,7 +33,7 @@ _decode_ids: Final = msgspec.msgpack.Decoder(list[str]).decode
 class SqliteBackend:
     """A connection to the results in a SQLite file: the port `Backend`."""
 
-    features = BackendFeatures(push=True, expires=True, groups=True)
+    features = BackendFeatures(push=True, expires=True, groups=True, chords=True)
 
     def __init__(self, location: Location, *, clock: Callable[[], float] = time.time) -> None:
         """Take the time from *clock*, a callable that returns unix seconds. The file is opened when it is needed."""
@@ -100,6 +103,28 @@ class SqliteBackend:
                 gone += database.write(sweeper.sweep, now)
                 if sweeper.is_around:
                     return gone
+
+    def open_chords(self, sizes: Sequence[ChordSize]) -> None:
+        with self._use() as database:
+            database.write(open_chords, sizes, self._clock())
+
+    def count_parts(self, parts: Sequence[ChordPart]) -> tuple[ReadyChord, ...]:
+        with self._use() as database:
+            return tuple(database.write(count_parts, parts, self._clock()))
+
+    def ready_chords(self, limit: int) -> tuple[ReadyChord, ...]:
+        with self._use() as database:
+            now = self._clock()
+            if not database.rows(HAS_READY, (now,))[0][0]:
+                return ()
+            return tuple(database.write(take_ready, limit, now))
+
+    def close_chords(self, groups: Iterable[str]) -> frozenset[str]:
+        def close(connection: sqlite3.Connection) -> frozenset[str]:
+            return frozenset(group for group in groups if close_chord(connection, group))
+
+        with self._use() as database:
+            return database.write(close)
 
     def close(self) -> None:
         if self._closed:

@@ -19,6 +19,7 @@ from umbel.brokers.base import (
     Settlement,
     Turn,
 )
+from umbel.brokers.sqlite_chords import HAS_READY, count_parts, open_chords, take_ready
 from umbel.brokers.sqlite_consumers import attend, check
 from umbel.brokers.sqlite_file import Database, Location, parse
 from umbel.brokers.sqlite_moves import PUBLISH_ONE, Mover, View, Wish, drop_stale, purge, sizes
@@ -27,6 +28,7 @@ from umbel.brokers.sqlite_rows import LETTERS, Parcel, Row, deliver, id_of, lett
 from umbel.brokers.sqlite_schema import SPAN, TICKS, Plan, drop, load_plan, store_topology
 from umbel.brokers.wakeup import QUEUES, Bell, interest
 from umbel.exceptions import OperationalError
+from umbel.wire.chord import ReadyChord
 from umbel.wire.topology import Topology
 
 __all__ = ["Location", "SqliteBroker", "parse"]
@@ -116,12 +118,12 @@ class SqliteBroker:
         if not settlements:
             # Look before locking: an idle worker keeps nobody from writing.
             finds = claim is not None and self._rest(poke=claim.limit <= 0)
-            if not finds or claim is None or claim.limit <= 0:
+            if claim is None or not ((finds and claim.limit > 0) or (claim.chords > 0 and self._has_ready())):
                 self._tidy()
                 return Turn()
         parcels = {id(each): [pack(one) for one in each.follow_ups] for each in settlements if each.follow_ups}
         try:
-            held, refused, reached, rows = self._write(self._settle, settlements, parcels, claim)
+            held, refused, reached, ready, rows = self._write(self._settle, settlements, parcels, claim)
         except BaseException:
             if claim is not None and self._bell is not None:
                 self._bell.poke()  # who tries again should not wait for the next message
@@ -137,7 +139,7 @@ class SqliteBroker:
             elif settlements:
                 self._rest()
         self._tidy()
-        return Turn(refused=tuple(refused), deliveries=deliveries)
+        return Turn(refused=tuple(refused), deliveries=deliveries, ready=tuple(ready))
 
     def _settle(
         self,
@@ -145,7 +147,7 @@ class SqliteBroker:
         settlements: Sequence[Settlement],
         parcels: dict[int, list[Parcel]],
         claim: Claim | None,
-    ) -> tuple[list[Settlement], list[Lease], set[str], list[Row]]:
+    ) -> tuple[list[Settlement], list[Lease], set[str], list[ReadyChord], list[Row]]:
         held, refused, reached = self._mover.settle(view, settlements)
         follow_ups = [parcel for each in held if each.follow_ups for parcel in parcels[id(each)]]
         if follow_ups:
@@ -154,8 +156,15 @@ class SqliteBroker:
         if records:
             store_records(view.connection, records, view.now)
             self._sweeper.count(len(records))
-        rows = [] if claim is None else self._mover.claim(view, self._wished(view), claim)
-        return held, refused, reached, rows
+        open_chords(view.connection, [size for each in held for size in each.sizes], view.now)
+        ready = count_parts(view.connection, [part for each in held for part in each.parts], view.now)
+        if claim is None:
+            return held, refused, reached, ready, []
+        ready += take_ready(view.connection, claim.chords, view.now)
+        return held, refused, reached, ready, self._mover.claim(view, self._wished(view), claim)
+
+    def _has_ready(self) -> bool:
+        return bool(self._database.rows(HAS_READY, (self._clock(),))[0][0])
 
     def _deliver(self, rows: Sequence[Row]) -> tuple[Delivery, ...]:
         """Decode what was claimed; done after the commit, so that others may write meanwhile."""

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from umbel.brokers.base import Bury, Claim, Done, Lease, QueueSize, Release, Settlement
+from umbel.brokers.sqlite_chords import close_chord
 from umbel.brokers.sqlite_rows import Parcel, Row, add_evidence, published, unpack
 from umbel.brokers.sqlite_schema import SPAN, TICKS, Lane, Plan, drop, lane_of, load_topology
 from umbel.wire.topology import match
@@ -186,7 +187,8 @@ class Mover:
         for settlement in settlements:
             lease = settlement.lease
             if lease is None:
-                pass
+                if settlement.fires is not None and not close_chord(view.connection, settlement.fires):
+                    continue
             elif type(settlement.verdict) is Done:
                 row = execute(_DONE, (lease.tag, lease.token)).fetchone()
                 if row is None:

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from umbel.brokers.sqlite_chords import expire_chords
 from umbel.brokers.wakeup import RESULTS, Board
 from umbel.states import SUCCESS
 from umbel.wire.record import Record
@@ -77,5 +78,6 @@ class Sweeper:
         self._place = "" if last is None else last[0]
         if last is None:  # the end; start again next time
             execute("DELETE FROM groups WHERE until <= ?", (now,))
+            expire_chords(connection, now)
             return execute("DELETE FROM results WHERE id > ? AND until <= ?", (begin, now)).rowcount
         return execute("DELETE FROM results WHERE id > ? AND id <= ? AND until <= ?", (begin, last[0], now)).rowcount

@@ -37,8 +37,6 @@ __all__ = [
 ]
 
 APPLICATION_ID: Final = 0x756D6265  # "umbe", what `file queue.db` shows
-VERSION: Final = 1
-
 TICKS: Final = 62_500
 """Steps of a key's time in a second: 16 µs, so that 48 bits reach the year 2112."""
 
@@ -92,8 +90,23 @@ MIGRATIONS: Final = (
     CREATE TABLE results (id TEXT PRIMARY KEY, until REAL, state TEXT NOT NULL, payload BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE groups (id TEXT PRIMARY KEY, until REAL, payload BLOB NOT NULL) WITHOUT ROWID;
     """,
+    """
+    -- Chords under way. With a body one is ready, and left to somebody until then; without, it is forgotten then.
+    CREATE TABLE chords (
+        id INTEGER PRIMARY KEY, group_id TEXT NOT NULL UNIQUE, size INTEGER NOT NULL,
+        counted INTEGER NOT NULL DEFAULT 0, until REAL, body BLOB
+    );
+    CREATE INDEX ready_chords ON chords (until) WHERE body IS NOT NULL;
+    -- Place -1: the id of a task that joins.
+    CREATE TABLE chord_parts (
+        chord INTEGER NOT NULL, place INTEGER NOT NULL, id TEXT NOT NULL, payload BLOB, PRIMARY KEY (chord, place, id)
+    ) WITHOUT ROWID;
+    CREATE TRIGGER parts_go AFTER DELETE ON chords BEGIN DELETE FROM chord_parts WHERE chord = old.id; END;
+    """,
 )
 """What leads from each version of the file to the next; an empty file has version 0."""
+
+VERSION: Final = len(MIGRATIONS)
 
 _json: Final = msgspec.json.Encoder(order="deterministic")
 

@@ -25,7 +25,7 @@ class ChordPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=F
     """One task of a header is over, well or not. It counts once for each (id, index); the first one stays."""
 
     group: str
-    index: int | None  # its place among the results; None = behind all that have one, in order of arrival
+    index: int | None  # its place among the results; None = behind all that have one
     id: str  # task id
     payload: bytes  # `[1, id, state, result]`, encoded by `result_serializer` (PRT-196); opaque to the store
     body: bytes  # what firing needs; opaque to the store, which keeps that of the part that completes the chord
