@@ -50,15 +50,20 @@ class ScriptRunner:
             return "terminated"
 
     async def aperform(self, payload: Any) -> Any:
-        if payload[0] != "sleep":
+        verb, argument = (*payload, None)[:2]
+        if verb not in ("sleep", "wait"):
             return await asyncio.to_thread(self.perform, payload)
         try:
-            await asyncio.sleep(payload[1])
+            if verb == "sleep":
+                await asyncio.sleep(argument)
+            else:
+                for _ in _until_there(argument):
+                    await asyncio.sleep(0.002)
         except SoftTimeLimitExceeded:
             return "soft"
         except Terminated:
             return "terminated"
-        return payload[1]
+        return argument
 
     def _do(self, verb: str, argument: Any = None) -> Any:
         match verb:
@@ -68,6 +73,10 @@ class ScriptRunner:
                 until = time.monotonic() + argument
                 while time.monotonic() < until:
                     time.sleep(0.001)
+                return argument
+            case "wait":  # until this file is there; can be interrupted everywhere
+                for _ in _until_there(argument):
+                    time.sleep(0.002)
                 return argument
             case "block":  # cannot be interrupted where threads are
                 time.sleep(argument)
@@ -94,6 +103,13 @@ class ScriptRunner:
                 ]
             case _:
                 raise AssertionError(f"no such verb: {verb}")
+
+
+def _until_there(path: str) -> Iterator[None]:
+    """Go round until there is a file at *path*, or somebody forgot to make it."""
+    until = time.monotonic() + 2 * _PATIENCE
+    while not Path(path).exists() and time.monotonic() < until:
+        yield
 
 
 class PoolDriver:
@@ -260,6 +276,11 @@ class PoolContract:
         """Return a pool that is not started; *options* as `make_pool` takes them."""
         raise NotImplementedError
 
+    @pytest.fixture
+    def gate(self, tmp_path: Path) -> Path:
+        """Return the path of a file that is not there: ``["wait", str(gate)]`` runs until it is touched."""
+        return tmp_path / "gate"
+
     # -- one receipt for each job
 
     def test_a_job_is_finished_with_what_the_runner_returned(self, make_driver: _Drive) -> None:
@@ -290,14 +311,15 @@ class PoolContract:
 
         assert Path(path).read_text(encoding="utf-8").split() == [str(i) for i in range(200)]
 
-    def test_a_job_is_announced_when_it_begins_and_only_if_asked_for(self, make_driver: _Drive) -> None:
+    def test_a_job_is_announced_when_it_begins_and_only_if_asked_for(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=1)
 
-        first, second = driver.give(["sleep", 0.1], ["sleep", 0.1], announce=True)
+        first, second = driver.give(["wait", str(gate)], ["echo", 0], announce=True)
         (third,) = driver.give(["echo", 1])
 
         driver.until(lambda: first in driver.started)
         assert second not in driver.started
+        gate.touch()
         driver.results([first, second, third])
         assert driver.started.keys() == {first, second}
         assert driver.started[second].pid == driver.ended[second].pid
@@ -343,41 +365,47 @@ class PoolContract:
 
     # -- taking back
 
-    def test_withdrawn_jobs_are_the_youngest_and_never_run(self, make_driver: _Drive, tmp_path: Path) -> None:
+    def test_withdrawn_jobs_are_the_youngest_and_never_run(
+        self, make_driver: _Drive, tmp_path: Path, gate: Path
+    ) -> None:
         driver = make_driver(slots=1)
         path = str(tmp_path / "ran")
         driver.results(driver.give(*(["echo", i] for i in range(200))))
-        (busy,) = driver.give(["sleep", 0.3], announce=True)
+        (busy,) = driver.give(["wait", str(gate)], announce=True)
         driver.until(lambda: busy in driver.started)
         tags = driver.give(*(["write", [path, i]] for i in range(20)))
 
         withdrawn = driver.withdraw(15)
+        gate.touch()
 
         assert withdrawn == tags[5:][::-1]
         driver.results(tags[:5])
         assert Path(path).read_text(encoding="utf-8").split() == ["0", "1", "2", "3", "4"]
 
-    def test_all_that_has_not_begun_can_be_withdrawn(self, make_driver: _Drive) -> None:
+    def test_all_that_has_not_begun_can_be_withdrawn(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=1)
         driver.results(driver.give(*(["echo", i] for i in range(200))))
-        (busy,) = driver.give(["sleep", 0.2], announce=True)
+        (busy,) = driver.give(["wait", str(gate)], announce=True)
         driver.until(lambda: busy in driver.started)
         tags = driver.give(*(["echo", i] for i in range(100)))
 
         assert driver.withdraw(1000) == tags[::-1]
         assert driver.withdraw(1000) == []
-        assert driver.results([busy]) == [0.2]
+        gate.touch()
+        assert driver.results([busy]) == [str(gate)]
 
     # -- interrupts
 
-    def test_a_soft_interrupt_is_raised_inside_its_job_and_no_other(self, make_driver: _Drive) -> None:
+    def test_a_soft_interrupt_is_raised_inside_its_job_and_no_other(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=2)
-        tags = driver.give(["sleep", 1.0], ["sleep", 1.0], announce=True)
+        tags = driver.give(["sleep", 2 * _PATIENCE], ["wait", str(gate)], announce=True)
         driver.until(lambda: tags[0] in driver.started)
 
         driver.pool.interrupt(tags[0], Interrupt.SOFT)
 
-        assert driver.results(tags) == ["soft", 1.0]
+        assert driver.results(tags[:1]) == ["soft"]
+        gate.touch()
+        assert driver.results(tags[1:]) == [str(gate)]
 
     def test_soft_interrupts_at_the_last_moment_never_hit_the_next_job(self, make_driver: _Drive) -> None:
         driver = make_driver(slots=2)
@@ -401,15 +429,16 @@ class PoolContract:
             else:
                 assert receipt.report == 7 or (receipt.report == "soft" and tag % 2)
 
-    def test_a_cancelled_job_ends_and_its_neighbour_does_not(self, make_driver: _Drive) -> None:
+    def test_a_cancelled_job_ends_and_its_neighbour_does_not(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=2)
-        tags = driver.give(["sleep", 5.0], ["sleep", 0.7], announce=True)
+        tags = driver.give(["sleep", 2 * _PATIENCE], ["wait", str(gate)], announce=True)
         driver.until(lambda: tags[0] in driver.started)
 
         driver.pool.interrupt(tags[0], Interrupt.CANCEL)
 
-        _, neighbour = driver.results(tags)
-        assert neighbour == 0.7
+        driver.results(tags[:1])
+        gate.touch()
+        assert driver.results(tags[1:]) == [str(gate)]
         self._assert_cancelled(driver, tags[0])
 
     def _assert_cancelled(self, driver: PoolDriver, tag: int) -> None:
@@ -421,16 +450,19 @@ class PoolContract:
             assert isinstance(receipt, Finished)
             assert receipt.report == "terminated"
 
-    def test_a_job_that_is_killed_before_it_begins_is_lost_and_not_at_fault(self, make_driver: _Drive) -> None:
+    def test_a_job_that_is_killed_before_it_begins_is_lost_and_not_at_fault(
+        self, make_driver: _Drive, gate: Path
+    ) -> None:
         driver = make_driver(slots=1)
         driver.results(driver.give(*(["echo", i] for i in range(200))))
-        busy, target, last = driver.give(["sleep", 0.3], ["echo", 1], ["echo", 2])
+        busy, target, last = driver.give(["wait", str(gate)], ["echo", 1], ["echo", 2])
 
         driver.pool.interrupt(target, Interrupt.KILL)
 
         lost = driver.lost(target)
         assert (lost.at_fault, lost.interrupted, lost.pid) == (False, True, 0)
-        assert driver.results([busy, last]) == [0.3, 2]
+        gate.touch()
+        assert driver.results([busy, last]) == [str(gate), 2]
 
     @pytest.mark.parametrize("how", list(Interrupt))
     def test_interrupting_what_has_ended_is_harmless(self, make_driver: _Drive, how: Interrupt) -> None:
@@ -473,13 +505,21 @@ class PoolContract:
         pool.stop(0.0)
         assert (_descriptors(), descendants(os.getpid())) == before
 
-    def test_stop_lets_running_jobs_finish_and_gives_up_the_others(self, make_driver: _Drive) -> None:
+    def test_stop_lets_running_jobs_finish_and_gives_up_the_others(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=1)
-        (running,) = driver.give(["sleep", 0.3], announce=True)
+        (running,) = driver.give(["wait", str(gate)], announce=True)
         driver.until(lambda: running in driver.started)
         waiting = driver.give(["echo", 1], ["echo", 2])
 
+        def open_the_gate() -> None:
+            while driver.pool.info()["waiting"] >= len(waiting):  # until `stop` has dropped them
+                time.sleep(0.002)
+            gate.touch()
+
+        opener = threading.Thread(target=open_the_gate)
+        opener.start()
         driver.stop(_PATIENCE)
+        opener.join()
 
         assert isinstance(driver.ended[running], Finished)
         for tag in waiting:
@@ -488,13 +528,13 @@ class PoolContract:
 
     def test_stop_does_not_wait_beyond_its_deadline(self, make_driver: _Drive) -> None:
         driver = make_driver(slots=1)
-        (running,) = driver.give(["sleep", 30], announce=True)
+        (running,) = driver.give(["sleep", 3 * _PATIENCE], announce=True)
         driver.until(lambda: running in driver.started)
 
         began = time.monotonic()
         driver.stop(0.1)
 
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < _PATIENCE
         if self.is_isolated:
             lost = driver.lost(running)
             assert (lost.at_fault, lost.interrupted) == (False, True)
@@ -545,45 +585,52 @@ class ProcessPoolContract(PoolContract):
         assert driver.results([good]) == [1]
         assert "cannot be decoded" in driver.lost(bad).evidence
 
-    def test_a_busy_slot_holds_no_job_that_another_could_run(self, make_driver: _Drive) -> None:
+    def test_a_busy_slot_holds_no_job_that_another_could_run(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=2)
         driver.results(driver.give(*(["echo", i] for i in range(200))))  # now it deals short jobs ahead
 
-        (long,) = driver.give(["sleep", 1.5])
+        (long,) = driver.give(["wait", str(gate)])
         tags = driver.give(*(["echo", i] for i in range(300)))
 
         assert driver.results(tags) == list(range(300))
         assert long not in driver.ended
+        gate.touch()
+        assert driver.results([long]) == [str(gate)]
 
-    def test_all_slots_run_at_once(self, make_driver: _Drive) -> None:
+    def test_all_slots_run_at_once(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=4)
         driver.results(driver.give(*(["echo", i] for i in range(200))))
 
-        began = time.monotonic()
-        driver.results(driver.give(*(["sleep", 0.4] for _ in range(4))))
+        tags = driver.give(*(["wait", str(gate)] for _ in range(4)), announce=True)
 
-        assert time.monotonic() - began < 1.2
+        driver.until(lambda: driver.started.keys() == set(tags))
+        assert not driver.ended.keys() & set(tags)
+        gate.touch()
+        driver.results(tags)
 
-    def test_a_pool_grows_and_shrinks(self, make_driver: _Drive) -> None:
+    def test_a_pool_grows_and_shrinks(self, make_driver: _Drive, tmp_path: Path) -> None:
+        gates = [tmp_path / f"gate-{i}" for i in range(2)]
         driver = make_driver(slots=1)
         driver.pool.resize(3)
         assert driver.pool.slots == 3
 
-        busy = driver.give(*(["sleep", 1.0] for _ in range(3)), announce=True)
+        busy = driver.give(*(["wait", str(gates[0])] for _ in range(3)), announce=True)
         driver.until(lambda: driver.started.keys() >= set(busy))
         driver.pool.resize(1)  # ends no job
-        after = driver.give(["sleep", 0.2], ["sleep", 0.2], announce=True)
+        after = driver.give(["wait", str(gates[1])], ["echo", 1], announce=True)
 
-        assert driver.results(busy) == [1.0] * 3
+        gates[0].touch()
+        assert driver.results(busy) == [str(gates[0])] * 3
         driver.until(lambda: after[0] in driver.started)
         assert after[1] not in driver.started
-        assert driver.results(after) == [0.2] * 2
+        gates[1].touch()
+        assert driver.results(after) == [str(gates[1]), 1]
         driver.pool.resize(2)
         assert driver.results(driver.give(*(["echo", i] for i in range(100)))) == list(range(100))
 
-    def test_a_killed_job_ends_whatever_it_does(self, make_driver: _Drive) -> None:
+    def test_a_killed_job_ends_whatever_it_does(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=2)
-        target, neighbour = driver.give(["block", 60], ["sleep", 0.9], announce=True)
+        target, neighbour = driver.give(["block", 60], ["wait", str(gate)], announce=True)
         driver.until(lambda: driver.started.keys() == {target, neighbour})
 
         driver.pool.interrupt(target, Interrupt.KILL)
@@ -594,7 +641,8 @@ class ProcessPoolContract(PoolContract):
             innocent = driver.lost(neighbour)
             assert (innocent.at_fault, innocent.interrupted) == (False, False)
         else:
-            assert driver.results([neighbour]) == [0.9]
+            gate.touch()
+            assert driver.results([neighbour]) == [str(gate)]
         assert driver.results(driver.give(["echo", 1])) == [1]
 
     def test_the_process_of_a_killed_job_gets_the_signal_that_was_asked_for(self, make_driver: _Drive) -> None:
@@ -680,7 +728,7 @@ class ProcessPoolContract(PoolContract):
     def test_the_zygote_can_be_killed(self, make_driver: _Drive) -> None:
         driver = make_driver(slots=2)
         zygote = driver.look()["zygote"]
-        running = driver.give(["sleep", 30], ["sleep", 30], announce=True)
+        running = driver.give(["sleep", 60], ["sleep", 60], announce=True)
         waiting = driver.give(["echo", 1], ["echo", 2])
         driver.until(lambda: driver.started.keys() == set(running))
 
