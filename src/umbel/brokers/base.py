@@ -41,6 +41,7 @@ class BrokerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     stores_results: bool  # what a `Settlement` has for the fused store is written by `settle`: records and chords
     durable_revokes: bool
     counts_crashes: bool  # exactly; False = as well as the broker's redelivered flag allows
+    ledger: bool = False  # it also is a `Ledger` (brokers/ledger.py): once, notes, rates for all processes
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

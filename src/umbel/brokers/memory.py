@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from umbel.brokers.base import (
     BrokerFeatures,
@@ -15,6 +15,7 @@ from umbel.brokers.base import (
     Settlement,
     Turn,
 )
+from umbel.brokers.ledger import Note
 from umbel.brokers.memory_store import Bell, MemoryQueue, MemoryStore, MemoryStores
 from umbel.wire.chord import ReadyChord
 from umbel.wire.topology import Topology
@@ -34,6 +35,7 @@ class MemoryBroker:
         stores_results=True,
         durable_revokes=True,
         counts_crashes=True,
+        ledger=True,
     )
 
     def __init__(self, store: MemoryStore) -> None:
@@ -175,6 +177,44 @@ class MemoryBroker:
     def discard(self, ids: Iterable[str]) -> int:
         with self._store as store:
             return len(store.exhume(ids))
+
+    # -- the ledger
+
+    def publish_once(
+        self,
+        key: str,
+        publications: Sequence[Publication],
+        *,
+        expires: float,
+        note: Note | None = None,
+        timeout: float = 5.0,
+    ) -> bool:
+        with self._store as store:
+            now = store.clock()
+            store.tidy(now)
+            if store.accepted.get(key, now) > now:
+                return False
+            store.put(publications, now)
+            store.accepted[key] = now + expires
+            if note is not None:
+                store.books.setdefault(note.book, {})[note.name] = note.text
+            return True
+
+    def note(self, book: str, entries: Mapping[str, bytes | None]) -> None:
+        with self._store as store:
+            kept = {**store.books.get(book, {}), **entries}
+            store.books[book] = {name: text for name, text in kept.items() if text is not None}
+
+    def notes(self, book: str) -> dict[str, bytes]:
+        with self._store as store:
+            return dict(store.books.get(book, {}))
+
+    def reserve(self, name: str, interval: float, count: int = 1) -> float:
+        with self._store as store:
+            now = store.clock()
+            first = max(now, store.lines.get(name, now))
+            store.lines[name] = first + interval * count
+            return first - now
 
     # -- ending
 

@@ -143,6 +143,10 @@ class MemoryStore:
         self.groups: dict[str, tuple[bytes, float]] = {}
         self.chords = ChordCounts()
         self.expiries: list[tuple[float, str]] = []  # heap of what may expire; outdated entries are passed over
+        self.accepted: dict[str, float] = {}  # key -> unix seconds it is remembered until
+        self.books: dict[str, dict[str, bytes]] = {}  # notes
+        self.forget_at = 0.0  # unix seconds
+        self.lines: dict[str, float] = {}  # name -> unix seconds of the first start that nobody has reserved
         self.watchers: dict[str, list[Callable[[str], None]]] = {}  # task id -> who wants to know that it changed
 
     def __enter__(self) -> Self:
@@ -177,11 +181,15 @@ class MemoryStore:
             self._delete(queue.name)
 
     def tidy(self, now: float) -> None:
-        """Delete the queues that expire and were not consumed from for so long."""
+        """Delete the queues that expire and were not consumed from for so long; forget old keys and idle lines."""
         for name, seconds in list(self.expiring.items()):
             queue = self.queues[name]
             if not queue.listeners and queue.idle_since + seconds <= now:
                 self._delete(name)
+        if now >= self.forget_at:
+            self.forget_at = now + 60
+            self.accepted = {key: until for key, until in self.accepted.items() if until > now}
+            self.lines = {name: start for name, start in self.lines.items() if start > now}
 
     def _delete(self, name: str) -> None:
         queue = self.queues.pop(name)
