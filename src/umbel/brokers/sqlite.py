@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 from umbel.brokers.base import (
@@ -19,9 +19,11 @@ from umbel.brokers.base import (
     Settlement,
     Turn,
 )
+from umbel.brokers.ledger import Note
 from umbel.brokers.sqlite_chords import HAS_READY, count_parts, open_chords, take_ready
 from umbel.brokers.sqlite_consumers import attend, check
 from umbel.brokers.sqlite_file import Database, Location, parse
+from umbel.brokers.sqlite_ledger import accept, forget, read_notes, reserve, write_notes
 from umbel.brokers.sqlite_moves import PUBLISH_ONE, Mover, View, Wish, drop_stale, purge, sizes
 from umbel.brokers.sqlite_results import Sweeper, ring_results, store_records
 from umbel.brokers.sqlite_rows import LETTERS, Parcel, Row, deliver, id_of, letter, pack, published, unpack
@@ -54,6 +56,7 @@ class SqliteBroker:
         stores_results=True,
         durable_revokes=True,
         counts_crashes=True,
+        ledger=True,
     )
 
     def __init__(self, location: Location, *, clock: Callable[[], float] = time.time) -> None:
@@ -328,6 +331,43 @@ class SqliteBroker:
         self._check_open()
         return self._write(_discard, list(dict.fromkeys(ids)))
 
+    # -- the ledger
+
+    def publish_once(
+        self,
+        key: str,
+        publications: Sequence[Publication],
+        *,
+        expires: float,
+        note: Note | None = None,
+        timeout: float = 5.0,
+    ) -> bool:
+        self._check_open()
+        parcels = [pack(each) for each in publications]
+        reached = self._write_within(timeout, self._accept, key, parcels, expires, note)
+        self._wake(reached or ())
+        self._tidy()
+        return reached is not None
+
+    def _accept(
+        self, view: View, key: str, parcels: list[Parcel], expires: float, note: Note | None
+    ) -> set[str] | None:
+        if not accept(view.connection, key, view.now + expires, note, view.now):
+            return None
+        return self._mover.insert(view, parcels)
+
+    def note(self, book: str, entries: Mapping[str, bytes | None]) -> None:
+        self._check_open()
+        self._database.write(write_notes, book, entries)
+
+    def notes(self, book: str) -> dict[str, bytes]:
+        self._check_open()
+        return self._database.read(read_notes, book)
+
+    def reserve(self, name: str, interval: float, count: int = 1) -> float:
+        self._check_open()
+        return self._database.write(reserve, name, interval, count, self._clock())
+
     # -- ending
 
     def close(self) -> None:
@@ -418,6 +458,7 @@ class SqliteBroker:
 
     def _clean(self, view: View) -> None:
         self._sweeper.sweep(view.connection, view.now)
+        forget(view.connection, view.now)
         for queue in list(view.plan.specs):
             drop_stale(view, queue)
             check(view, queue, self._name, self._database.board)

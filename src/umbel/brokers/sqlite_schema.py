@@ -103,6 +103,15 @@ MIGRATIONS: Final = (
     ) WITHOUT ROWID;
     CREATE TRIGGER parts_go AFTER DELETE ON chords BEGIN DELETE FROM chord_parts WHERE chord = old.id; END;
     """,
+    """
+    -- The ledger: keys that were accepted once, notes, and when the next start of each limited line is free.
+    CREATE TABLE accepted (key TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+    CREATE INDEX accepted_until ON accepted (until);
+    CREATE TABLE notes (
+        book TEXT NOT NULL, name TEXT NOT NULL, text BLOB NOT NULL, PRIMARY KEY (book, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE lines (name TEXT PRIMARY KEY, start REAL NOT NULL) WITHOUT ROWID;
+    """,
 )
 """What leads from each version of the file to the next; an empty file has version 0."""
 
