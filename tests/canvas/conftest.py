@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from umbel.canvas import signature
+from umbel.canvas.call import Opening
 
 
 class AsyncResult:
@@ -34,10 +35,12 @@ class App:
     def __init__(self):
         self.tasks = {}
         self.sent = []
+        self.opened = []
         self.conf = SimpleNamespace(task_always_eager=False, task_allow_error_cb_on_chord_header=False)
 
     def send_calls(self, calls, **options):
-        self.sent.extend(calls)
+        for each in calls:
+            (self.opened if isinstance(each, Opening) else self.sent).append(each)
 
     def send_task(self, name, args, kwargs, **options):
         self.sent.append((name, args, kwargs, options))

@@ -12,6 +12,7 @@ from umbel.canvas.expand import expand
 from umbel.canvas.signature import Signature
 from umbel.exceptions import EncodeError
 from umbel.execution.plan import Environment, plan_task
+from umbel.wire.chord import ChordSize
 from umbel.wire.message import Message, Route
 
 
@@ -94,6 +95,33 @@ def write(*, task_id, state, result, traceback, children, group_id, parent_id, e
         raise EncodeError(str(exc)) from exc
 
 
+class ChordCoder:
+    """Writes JSON, and has every store count."""
+
+    expires = 60.0
+
+    def open(self, opening):
+        return ChordSize(group=opening.group, size=len(opening.ids), expires=self.expires)
+
+    def write_part(self, task_id, state, result):
+        if isinstance(result, BaseException):
+            result = {"exc": type(result).__name__, "args": [str(each) for each in result.args]}
+        return self.write_body([1, task_id, state, result], "application/json")
+
+    def read_part(self, payload):
+        _, task_id, state, value = json.loads(payload)
+        return task_id, state, value if state == "SUCCESS" else ValueError(*value["args"])
+
+    def write_body(self, body, content_type):
+        try:
+            return json.dumps(body).encode()
+        except TypeError as exc:
+            raise EncodeError(str(exc)) from exc
+
+    def read_body(self, data, content_type):
+        return json.loads(data)
+
+
 @pytest.fixture
 def metas():
     """Say what the records of an outcome hold."""
@@ -122,6 +150,7 @@ def _make_env(app, **fields):
         "write": write,
         "prepare": app.prepare,
         "expand": lambda *args: expand(app, *args),
+        "chords": ChordCoder(),
         "find_task": app.tasks.get,
         "result_expires": 60.0,
         **fields,

@@ -22,6 +22,7 @@ from umbel._time import as_seconds, now, timezone_of
 from umbel.app import eager
 from umbel.app.amqp import AMQP
 from umbel.app.builtins import add_builtin_tasks
+from umbel.app.chords import Chords
 from umbel.app.coding import Coder
 from umbel.app.connections import Connections
 from umbel.app.control import Control
@@ -41,7 +42,7 @@ from umbel.app.task import AsyncTask, PendingTask, Task, made
 from umbel.backends.base import Backend
 from umbel.brokers.base import Broker, Delivery, Publication
 from umbel.brokers.memory_store import MemoryStores
-from umbel.canvas.call import Call
+from umbel.canvas.call import Call, Opening
 from umbel.canvas.expand import expand
 from umbel.canvas.signature import signature
 from umbel.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured
@@ -49,6 +50,7 @@ from umbel.execution.outcome import Outcome
 from umbel.local import Proxy
 from umbel.result import AsyncResult, EagerResult, GroupResult, ResultSet
 from umbel.signals import Signal
+from umbel.wire.chord import ChordSize, ReadyChord
 from umbel.wire.codecs import Codecs
 from umbel.wire.record import Record
 
@@ -428,11 +430,15 @@ class Umbel:
             publisher.tell_published([publication])  # a moment early, but in the process that listens
         return publication
 
-    def send_calls(self, calls: Iterable[Call], **options: Any) -> None:
+    def send_calls(self, calls: Iterable[Call | Opening], **options: Any) -> None:
         """Send *calls*, many to an exchange; return when the broker has them all."""
         prepare = self.amqp.publisher.prepare
         publications: list[Publication] = []
-        for call in calls:
+        for each in calls:
+            call = self.chords.open(each) if isinstance(each, Opening) else each
+            if isinstance(call, ChordSize):
+                self.backend.open_chords([call])  # before its header is sent: it must be known when a part ends
+                continue
             task = dict.get(self.tasks, call.task)
             publications.append(prepare(call.task, call.args, call.kwargs, call.options, task=task))
             if len(publications) >= _BULK:
@@ -581,6 +587,15 @@ class Umbel:
     def expand(self, *args: Any) -> Any:
         """Return the calls that a signature in dict form consists of; see `canvas.expand`."""
         return expand(self, *args)
+
+    @cached_property
+    def chords(self) -> Chords:
+        """How chords are counted."""
+        return Chords(self)
+
+    def fire(self, ready: ReadyChord) -> Outcome:
+        """Return what a chord comes to that is complete."""
+        return self._own_plans.fire(ready)
 
     def conclude(self, delivery: Delivery, why: str, evidence: str) -> Outcome:
         """Return the outcome of a delivery that no user code will report; *why* is a value of `worker.orders.Why`."""
@@ -877,6 +892,7 @@ _BULK = 1000  # calls to an exchange: bounds the memory of a large group, and ho
 _READ_BY = {
     "sender": frozenset(name for name in BY_NAME if name.startswith(("broker_", "task_publish_", "publish_"))),
     "backend": frozenset(name for name in BY_NAME if name.startswith(("result_", "accept_", "broker_"))),
+    "chords": frozenset(name for name in BY_NAME if name.startswith(("result_", "accept_"))),
     "coder": frozenset({"accept_content", "result_accept_content", "result_serializer", "result_compression"}),
     "timezone": frozenset({"timezone", "enable_utc"}),
 }  # parts that are made anew when one of these settings changes

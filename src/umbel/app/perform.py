@@ -12,12 +12,14 @@ from umbel.app.task import Task
 from umbel.brokers.base import Delivery
 from umbel.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 from umbel.execution.execute import aexecute, conclude, execute
+from umbel.execution.fire import fire
 from umbel.execution.outcome import Outcome
 from umbel.execution.plan import Environment, TaskPlan, plan_task
 from umbel.execution.record import make_record
 from umbel.execution.request import Request
 from umbel.pools.base import ChildInfo
 from umbel.states import FAILURE, STARTED
+from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
 
 __all__ = ["Plans", "TaskRunner"]
@@ -42,6 +44,7 @@ class Plans:
             write=coder.write,
             prepare=prepare or app.prepare,
             expand=app.expand,
+            chords=app.chords,
             find_task=app.tasks.get,
             result_expires=as_seconds(conf.result_expires) or None,
             failure_expires=as_seconds(conf.result_failure_expires),
@@ -67,6 +70,10 @@ class Plans:
             return Outcome(state=FAILURE, reason=evidence or delivery.invalid or why)
         exc = _CONCLUSIONS[why](delivery, evidence)
         return conclude(self.env, self.find(delivery.message.task), delivery, exc, reason=evidence)
+
+    def fire(self, ready: ReadyChord) -> Outcome:
+        """Return what a chord comes to that is complete."""
+        return fire(self.env, ready)
 
     def started(self, delivery: Delivery, pid: int, hostname: str) -> Record | None:
         """Return the record that says a task has begun in process *pid* of *hostname*; None when it wants none."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from umbel.app.coding import Coder
 from umbel.app.connections import Connections
-from umbel.backends.base import Backend, Watch
+from umbel.backends.base import Backend, Watch, chord_counter
 from umbel.exceptions import ImproperlyConfigured
 from umbel.result import GroupResult
+from umbel.wire.chord import ChordSize
 from umbel.wire.record import Record
 
 __all__ = ["ResultStore"]
@@ -70,6 +72,34 @@ class ResultStore:
         """Forget a kept group."""
         with self._connections.lend() as backend:
             backend.forget_group(group_id)
+
+    # -- chords
+
+    @cached_property
+    def counts_chords(self) -> bool:
+        """Whether the store counts the parts of chords; if not, a task polls.
+
+        Raises:
+            NotImplementedError: results are not kept, or only their sender can read them (API-275).
+        """
+        try:
+            with self._connections.lend() as backend:
+                features = backend.features
+        except ImproperlyConfigured as exc:
+            raise NotImplementedError(f"chords need a result backend: {exc}") from exc
+        if not features.readable_anywhere:
+            raise NotImplementedError(
+                "this result backend does not support chords: only the sender of a task can read its result. "
+                "Set 'result_backend' to a store that all workers can read."
+            )
+        return features.chords
+
+    def open_chords(self, sizes: Sequence[ChordSize]) -> None:
+        """Keep how many parts these chords wait for."""
+        with self._connections.lend() as backend:
+            counter = chord_counter(backend)
+            assert counter is not None, "sizes are only made for stores that count"
+            counter.open_chords(sizes)
 
     # -- what tasks and people need, under Celery's names
 

@@ -1,4 +1,4 @@
-"""One task to publish, as the canvas hands it to the app."""
+"""What starting a work-flow comes to: tasks to publish, and chords that wait for some of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Call"]
+__all__ = ["Call", "Opening"]
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -17,3 +17,12 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     options: Mapping[str, Any]
+
+
+class Opening(msgspec.Struct, frozen=True, gc=False):
+    """A chord that waits from now on; it comes before the calls of its header."""
+
+    group: str  # the group id of its header
+    ids: Sequence[str]  # the tasks whose values it waits for, in order
+    body: Mapping[str, Any]  # the signature that runs then, in dict form
+    options: Mapping[str, Any]  # those of `apply_async` that hold for the header

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from umbel._names import uuid
-from umbel.canvas.call import Call
+from umbel.canvas.call import Call, Opening
+from umbel.canvas.ids import ends_of
 from umbel.canvas.merge import merged
 from umbel.canvas.place import App, Place, members_of, place
 
@@ -21,11 +22,12 @@ def expand(
     args: Sequence[Any] = (),
     options: Mapping[str, Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-) -> tuple[Any, Iterator[Call]]:
+) -> tuple[Any, Iterator[Call | Opening]]:
     """Return the handle of what *signature* comes to, and the calls that start it, with *args* before its own.
 
-    The calls are made as they are taken: a group of a generator's members is never held as a whole, and its handle
-    grows meanwhile. *options* are those of `apply_async`. What is sent later travels inside the first messages.
+    Among the calls is told of each chord that opens, before those of its header. They are made as they are taken: a
+    group of a generator's members is never held as a whole, and its handle grows meanwhile. *options* are those of
+    `apply_async`. What is sent later travels inside the first messages.
     """
     options = dict(options or {})
     where = Place(
@@ -42,13 +44,13 @@ def expand(
 
 def _stream(
     group: Any, app: App, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
-) -> tuple[Any, Iterator[Call]]:
+) -> tuple[Any, Iterator[Call | Opening]]:
     """As `expand`, for a group that stands alone: each member is placed when its turn comes."""
     group_id = options.pop("task_id", None) or group["options"].get("task_id") or uuid()
     result = app.GroupResult(group_id, [])
     options = {**_own(group), **options}
 
-    def calls() -> Iterator[Call]:
+    def calls() -> Iterator[Call | Opening]:
         index = 0
         for task in group["kwargs"]["tasks"]:
             for member in members_of(task):
@@ -61,7 +63,9 @@ def _stream(
     return result, calls()
 
 
-def _calls(signature: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]) -> Iterator[Call]:
+def _calls(
+    signature: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
+) -> Iterator[Call | Opening]:
     """Yield the first calls of a placed signature."""
     match signature["subtask_type"]:
         case "chain":
@@ -82,8 +86,8 @@ def _calls(signature: Any, args: Sequence[Any], kwargs: Mapping[str, Any], optio
 
 def _chord_calls(
     chord: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
-) -> Iterator[Call]:
-    """Yield the header's calls, each carrying the body; of an empty header, the body's own calls with no results."""
+) -> Iterator[Call | Opening]:
+    """Yield the opening and the header's calls, each carrying the body; of an empty header, the body's own calls."""
     body = chord["kwargs"]["body"]
     own = {**_own(chord), **options}
     rest = own.pop("chain", None)
@@ -97,6 +101,7 @@ def _chord_calls(
     if not members:
         yield from _calls(body, ([],), {}, own)
         return
+    yield Opening(group_id, [end["options"]["task_id"] for member in members for end in ends_of(member)], body, own)
     for member in members:
         yield from _calls(_at_end(member, {"group_id": group_id, "chord": body}), args, kwargs, own)
 

@@ -1,11 +1,11 @@
-"""Find the ids of all tasks inside a frozen signature."""
+"""Find the tasks inside a frozen signature: all of them, or those that its value comes from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["ids_of"]
+__all__ = ["ends_of", "ids_of"]
 
 
 def ids_of(signature: Mapping[str, Any]) -> Iterator[str]:
@@ -32,3 +32,23 @@ def ids_of(signature: Mapping[str, Any]) -> Iterator[str]:
     task_id = (signature.get("options") or {}).get("task_id")
     if task_id and signature.get("subtask_type") not in {"group", "chain"}:
         yield task_id
+
+
+def ends_of(signature: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the tasks whose values *signature* has in a chord or group around it, as many as `width_of` says."""
+    kwargs, options = signature["kwargs"], signature["options"]
+    chain = options.get("chain")
+    if chain:  # what follows it, in reverse
+        yield from ends_of(chain[0])
+        return
+    match signature["subtask_type"]:
+        case "chain":
+            if kwargs["tasks"]:
+                yield from ends_of(kwargs["tasks"][-1])
+        case "group":
+            for member in kwargs["tasks"]:
+                yield from ends_of(member)
+        case "chord":
+            yield from ends_of(kwargs["body"])
+        case _:
+            yield signature

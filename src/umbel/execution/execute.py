@@ -19,7 +19,7 @@ import msgspec
 
 from umbel import current, signals, states
 from umbel._repr import safe_repr
-from umbel.brokers.base import Delivery
+from umbel.brokers.base import Delivery, Publication
 from umbel.exceptions import (
     Ignore,
     Reject,
@@ -32,18 +32,21 @@ from umbel.exceptions import (
     WorkerTerminate,
 )
 from umbel.execution.einfo import ExceptionInfo
-from umbel.execution.follow_up import after_failure, after_success
+from umbel.execution.follow_up import AfterSuccess, after_failure, after_success, lost_parts
 from umbel.execution.loop import run_in_this_thread
 from umbel.execution.outcome import Outcome
 from umbel.execution.plan import Environment, TaskPlan
 from umbel.execution.record import make_record
 from umbel.execution.request import Request
 from umbel.execution.retry import retry_by_itself
+from umbel.wire.chord import ChordPart, ChordSize
+from umbel.wire.record import Record
 
 __all__ = ["Ended", "aexecute", "conclude", "execute", "execute_request"]
 
 _LOG: Final = logging.getLogger("celery.app.trace")
 _NOTHING: Final[Mapping[str, Any]] = {}
+_NO_FOLLOW_UPS: Final = AfterSuccess()
 
 _Call: TypeAlias = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
 _Life: TypeAlias = Generator[_Call, Any, "Ended"]
@@ -285,15 +288,21 @@ def _guarded(what: str, request: Request, call: _Call) -> Generator[_Call, Any, 
 def _succeeded(plan: TaskPlan, request: Request, value: Any) -> Ended:
     """Return the end of a run that returned *value*; raises when it cannot be encoded, or what follows not be sent."""
     children: Sequence[Any] = request.__dict__.get("children", ())
-    follow_ups: tuple[Any, ...] = ()
-    if request.callbacks or request.chain:
+    follows = _NO_FOLLOW_UPS
+    if request.callbacks or request.chain or request.chord:
         follows = after_success(plan.env, request, value)
-        follow_ups = follows.publications
         children = [*children, *follows.children]
-    if _is_ignored(plan, request):
-        return Ended(Outcome(state=states.SUCCESS, follow_ups=follow_ups), value)
-    record = make_record(plan.env, request, states.SUCCESS, value, children=children)
-    return Ended(Outcome(state=states.SUCCESS, records=(record,), follow_ups=follow_ups), value)
+    records: tuple[Any, ...] = ()
+    if not _is_ignored(plan, request):
+        records = (make_record(plan.env, request, states.SUCCESS, value, children=children),)
+    outcome = Outcome(
+        state=states.SUCCESS,
+        records=records,
+        follow_ups=follows.publications,
+        sizes=follows.sizes,
+        parts=follows.parts,
+    )
+    return Ended(outcome, value)
 
 
 def _ended_by(plan: TaskPlan, request: Request, exc: BaseException) -> Ended:
@@ -337,6 +346,8 @@ def _failed(env: Environment, plan: TaskPlan | None, request: Request, exc: Base
         state=states.FAILURE,
         records=records,
         follow_ups=follows.publications,
+        sizes=follows.sizes,
+        parts=follows.parts,
         reason=safe_repr(exc),
         timed_out=isinstance(exc, TimeLimitExceeded),
     )
@@ -358,11 +369,14 @@ def _broken(env: Environment, plan: TaskPlan | None, request: Request, exc: Exce
             traceback=einfo.tb,
             einfo=einfo,
         )
+    records: tuple[Any, ...] = ()
+    parts: tuple[Any, ...] = ()
     try:
-        records: tuple[Any, ...] = (make_record(env, request, states.FAILURE, exc, traceback=einfo.traceback),)
+        records = (make_record(env, request, states.FAILURE, exc, traceback=einfo.traceback),)
+        parts = lost_parts(env, request, states.FAILURE, exc)
     except Exception:  # noqa: BLE001 - then the store cannot be told; the log was
-        records = ()
-    return Ended(Outcome(state=states.FAILURE, records=records, reason=safe_repr(exc)), exc, einfo)
+        pass
+    return Ended(Outcome(state=states.FAILURE, records=records, parts=parts, reason=safe_repr(exc)), exc, einfo)
 
 
 def _retried(plan: TaskPlan, request: Request, exc: Retry) -> Ended:
@@ -397,14 +411,26 @@ def _rejected_late(request: Request, ended: Ended, exc: Reject) -> Ended:
 
 def _revoked(env: Environment, plan: TaskPlan | None, request: Request, exc: TaskRevokedError) -> Ended:
     records = () if _is_ignored(plan, request) else (make_record(env, request, states.REVOKED, exc),)
-    return Ended(Outcome(state=states.REVOKED, records=records, reason=str(exc)), exc, ExceptionInfo(exc))
+    parts = lost_parts(env, request, states.REVOKED, exc)
+    outcome = Outcome(state=states.REVOKED, records=records, parts=parts, reason=str(exc))
+    return Ended(outcome, exc, ExceptionInfo(exc))
 
 
 def _with_outbox(ended: Ended, request: Request) -> Ended:
     outbox = request.__dict__.get("outbox")
     if not outbox:
         return ended
-    outcome = msgspec.structs.replace(ended.outcome, follow_ups=(*ended.outcome.follow_ups, *outbox))
+    outcome = ended.outcome
+    sent: dict[type, list[Any]] = {Publication: [], ChordSize: [], ChordPart: [], Record: []}
+    for each in outbox:
+        sent[type(each)].append(each)
+    outcome = msgspec.structs.replace(
+        outcome,
+        follow_ups=(*outcome.follow_ups, *sent[Publication]),
+        sizes=(*outcome.sizes, *sent[ChordSize]),
+        parts=(*outcome.parts, *sent[ChordPart]),
+        records=(*outcome.records, *sent[Record]),
+    )
     return msgspec.structs.replace(ended, outcome=outcome)
 
 

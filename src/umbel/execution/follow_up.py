@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from umbel.brokers.base import Publication
-from umbel.canvas.ids import ids_of
+from umbel.canvas.call import Opening
+from umbel.canvas.ids import ends_of, ids_of
+from umbel.execution.chord_part import make_part
 from umbel.execution.plan import Environment
 from umbel.execution.record import make_record
 from umbel.execution.request import Request
-from umbel.states import FAILURE
+from umbel.states import FAILURE, SUCCESS
+from umbel.wire.chord import ChordPart, ChordSize
 from umbel.wire.record import Record
 
-__all__ = ["AfterFailure", "AfterSuccess", "after_failure", "after_success"]
+__all__ = ["AfterFailure", "AfterSuccess", "Sent", "after_failure", "after_success", "inherited", "lost_parts", "send"]
 
 _Signature = Mapping[str, Any]  # the dict form, as it travels (PRT-033)
+
+
+class Sent(msgspec.Struct, frozen=True, gc=False):
+    """What sending one signature comes to."""
+
+    publications: Sequence[Publication]
+    sizes: Sequence[ChordSize]  # of chords whose headers these are
+    child: Any  # the result tuple
 
 
 class AfterSuccess(msgspec.Struct, frozen=True, gc=False):
     """What a success sends on its way."""
 
     publications: tuple[Publication, ...] = ()
+    sizes: tuple[ChordSize, ...] = ()  # of chords whose headers these are
+    parts: tuple[ChordPart, ...] = ()
     children: tuple[Any, ...] = ()  # result tuples of what is sent
 
 
@@ -32,6 +45,8 @@ class AfterFailure(msgspec.Struct, frozen=True):
     """What a failure sends on its way and takes with it."""
 
     publications: tuple[Publication, ...] = ()
+    sizes: tuple[ChordSize, ...] = ()
+    parts: tuple[ChordPart, ...] = ()  # its own, and that of the end of its chain, which will never run
     records: tuple[Record, ...] = ()  # the links of the chain that will never run
     calls: tuple[tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], ...] = ()  # errbacks to call here
 
@@ -50,13 +65,15 @@ def after_success(env: Environment, request: Request, value: Any) -> AfterSucces
         groups = [callback for callback in callbacks if callback["subtask_type"] == "group"]
         others = [callback for callback in callbacks if callback["subtask_type"] != "group"]
         callbacks = [*groups, _as_group(others)] if others else groups
-    options = _inherited(env, request)
-    sent = [_send(env, callback, (value,), options) for callback in callbacks]
+    options = inherited(env, request)
+    sent = [send(env, callback, (value,), options) for callback in callbacks]
     if chain:
-        sent.append(_send(env, chain[-1], (value,), {**options, "chain": chain[:-1]}))
+        sent.append(send(env, chain[-1], (value,), {**options, "chain": chain[:-1]}))
     return AfterSuccess(
-        tuple(publication for publications, _ in sent for publication in publications),
-        tuple(child for _, child in sent),
+        tuple(publication for each in sent for publication in each.publications),
+        tuple(size for each in sent for size in each.sizes),
+        (make_part(env, request, SUCCESS, value),) if request.chord and request.group else (),
+        tuple(each.child for each in sent),
     )
 
 
@@ -76,9 +93,9 @@ def after_failure(
             called.append((task, (*arguments, *errback["args"]), errback["kwargs"]))
         else:
             published.append(errback)
-    publications: Iterable[Publication] = ()
+    sent = Sent((), (), None)
     if published:
-        publications, _ = _send(env, _as_group(published), (request.id,), _inherited(env, request))
+        sent = send(env, _as_group(published), (request.id,), inherited(env, request))
     records = []
     if store:
         for link in reversed(request.chain or ()):
@@ -86,10 +103,37 @@ def after_failure(
             for task_id in ids_of(link):
                 lost = Request(id=task_id, task=link["task"], group=group, reply_to=link["options"].get("reply_to"))
                 records.append(make_record(env, lost, FAILURE, exc, traceback=traceback))
-    return AfterFailure(tuple(publications), tuple(records), tuple(called))
+    return AfterFailure(
+        publications=tuple(sent.publications),
+        sizes=tuple(sent.sizes),
+        parts=lost_parts(env, request, FAILURE, exc),
+        records=tuple(records),
+        calls=tuple(called),
+    )
 
 
-def _inherited(env: Environment, request: Request) -> dict[str, Any]:
+def lost_parts(env: Environment, request: Request, state: str, exc: BaseException) -> tuple[ChordPart, ...]:
+    """Return what the end of *request* by *exc* is to chords: its own part, and those that its chain's end would be."""
+    parts = []
+    if request.chord and request.group:
+        parts.append(make_part(env, request, state, exc))
+    if request.chain:
+        for end in ends_of(request.chain[0]):  # in reverse: the last link
+            options = end["options"]
+            if options.get("chord") and options.get("group_id"):
+                lost = Request(
+                    id=options["task_id"],
+                    chord=options["chord"],
+                    group=options["group_id"],
+                    group_index=options.get("group_index"),
+                    root_id=request.root_id,
+                    message=request.message,
+                )
+                parts.append(make_part(env, lost, state, exc))
+    return tuple(parts)
+
+
+def inherited(env: Environment, request: Request) -> dict[str, Any]:
     """Return the options that what follows has from what was before."""
     message = request.message
     options = {"parent_id": request.id, "root_id": request.root_id or request.id}
@@ -98,17 +142,22 @@ def _inherited(env: Environment, request: Request) -> dict[str, Any]:
     return options
 
 
-def _send(
-    env: Environment, signature: _Signature, args: tuple[Any, ...], options: Mapping[str, Any]
-) -> tuple[Sequence[Publication], Any]:
-    """Return the publications of *signature* with *args* before its own, and its result tuple."""
+def send(env: Environment, signature: _Signature, args: tuple[Any, ...], options: Mapping[str, Any]) -> Sent:
+    """Return the publications of *signature* with *args* before its own, the chords they open, and its result tuple."""
     if signature["subtask_type"] is None:
         own: Mapping[str, Any] = signature["options"]
         given = signature["args"] if signature["immutable"] else (*args, *signature["args"])
         publication = env.prepare(signature["task"], given, signature["kwargs"], {**own, **options})
-        return (publication,), ((publication.message.id, None), None)
+        return Sent((publication,), (), ((publication.message.id, None), None))
     result, calls = env.expand(signature, args, options)
-    return [env.prepare(call.task, call.args, call.kwargs, call.options) for call in calls], result
+    publications, sizes = [], []
+    for each in calls:
+        call = env.chords.open(each) if isinstance(each, Opening) else each
+        if isinstance(call, ChordSize):
+            sizes.append(call)
+        else:
+            publications.append(env.prepare(call.task, call.args, call.kwargs, call.options))
+    return Sent(publications, sizes, result)
 
 
 def _as_group(signatures: Sequence[_Signature]) -> _Signature:

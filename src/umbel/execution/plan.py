@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from umbel.brokers.base import Publication
-from umbel.canvas.call import Call
+from umbel.canvas.call import Call, Opening
+from umbel.wire.chord import ChordSize
 from umbel.wire.message import Message
 
-__all__ = ["Autoretry", "Body", "Environment", "RunnableTask", "TaskPlan", "Writer", "plan_task"]
+__all__ = ["Autoretry", "Body", "ChordCoder", "Environment", "RunnableTask", "TaskPlan", "Writer", "plan_task"]
 
 Body = tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]
 """The decoded body of a message: positional arguments, named arguments, and the embedded follow-ups."""
@@ -58,6 +59,31 @@ class Writer(Protocol):
         """
 
 
+class ChordCoder(Protocol):
+    """What an app does about chords."""
+
+    expires: float | None  # seconds that an unfinished count is kept after each part; None = forever
+
+    def open(self, opening: Opening) -> ChordSize | Call:
+        """Return what makes a chord that opens be waited for: its size, or a task that polls where stores cannot count.
+
+        Raises:
+            NotImplementedError: results are not kept, or only the sender can read them.
+        """
+
+    def write_part(self, task_id: str, state: str, result: Any) -> bytes:
+        """Return the payload of a part; *result* is a value, or the exception itself. Raises EncodeError."""
+
+    def read_part(self, payload: bytes) -> tuple[str, str, Any]:
+        """Return task id, state, and the value or exception of a part."""
+
+    def write_body(self, body: Any, content_type: str) -> bytes:
+        """Return a value encoded as bodies of that content type are."""
+
+    def read_body(self, data: bytes, content_type: str) -> Any:
+        """Return what `write_body` was given."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """What every run in this process shares."""
@@ -67,7 +93,8 @@ class Environment:
     write: Writer
     prepare: Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Publication]  # name, args, kwargs,
     #                                                            options of apply_async; builds, sends nothing
-    expand: Callable[..., tuple[Any, Iterable[Call]]]  # canvas.expand.expand, given the app
+    expand: Callable[..., tuple[Any, Iterable[Call | Opening]]]  # canvas.expand.expand, given the app
+    chords: ChordCoder
     find_task: Callable[[str], Any]  # the registered task of that name, or None
     result_expires: float | None = None  # seconds; None = never
     failure_expires: float | None = None  # seconds; None = as result_expires

@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from umbel.brokers.base import Delivery, Publication
+from umbel.wire.chord import ChordPart, ChordSize
 from umbel.wire.message import Message
+from umbel.wire.record import Record
 
 __all__ = ["Request"]
 
@@ -162,8 +164,8 @@ class Request:
         return []
 
     @cached_property
-    def outbox(self) -> list[Publication]:
-        """What the task wants published when its outcome is settled, whatever the outcome: its retries."""
+    def outbox(self) -> list[Publication | ChordSize | ChordPart | Record]:
+        """What the task wants written when its outcome is settled, whatever the outcome: its retries, for one."""
         return []
 
     @property

@@ -270,6 +270,8 @@ def _settlement(state: WorkerState, held: _Held, outcome: Outcome) -> Settlement
         verdict=_DONE if outcome.state == states.SUCCESS else _verdict(state, held, outcome),
         follow_ups=outcome.follow_ups,
         records=outcome.records,
+        sizes=outcome.sizes,
+        parts=outcome.parts,
     )
 
 
@@ -381,7 +383,12 @@ def _concluded(state: WorkerState, fact: Concluded, now: float) -> list[Order]:
         case _:
             verdict = _DONE
     settlement = Settlement(
-        lease=held.lease, verdict=verdict, follow_ups=fact.outcome.follow_ups, records=fact.outcome.records
+        lease=held.lease,
+        verdict=verdict,
+        follow_ups=fact.outcome.follow_ups,
+        records=fact.outcome.records,
+        sizes=fact.outcome.sizes,
+        parts=fact.outcome.parts,
     )
     return [Settle([settlement]), *_advance(state, now)]
 

@@ -15,6 +15,7 @@ from umbel.brokers.base import Broker, Claim, Delivery, Lease, Settlement
 from umbel.exceptions import BackendError, BrokerUnavailable
 from umbel.execution.outcome import Outcome
 from umbel.pools.base import Pool
+from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
 from umbel.worker.core import WorkerState, is_over, next_timer, room, step
 from umbel.worker.facts import Arrived, Concluded, Fact, LeasesLost, Reported, Ticked, Withdrawn
@@ -38,6 +39,7 @@ __all__ = ["Connection", "Loop", "Tasks"]
 _logger: Final = logging.getLogger("celery.worker.loop")
 
 _LOOK: Final = 5.0  # seconds: an idle worker asks the broker that often even if nothing woke it
+_SWEPT: Final = 10  # forgotten chords taken at such a look
 _LOOK_ALERT: Final = 0.5  # the same, once wake-ups were found missing
 _MISSED: Final = 3  # unwoken finds in a row until we say so
 _BACKOFF: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between attempts to get the broker back
@@ -51,6 +53,9 @@ class Tasks(Protocol):
 
     def begun(self, delivery: Delivery, pid: int) -> Record | None:
         """Return the STARTED record to store, or None."""
+
+    def fire(self, ready: ReadyChord) -> Settlement:
+        """Work out what a complete chord comes to."""
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
         """Tell logs and listeners that these arrived."""
@@ -98,6 +103,7 @@ class Loop:
         self._listening: int | None = None  # the broker's descriptor, while it is in the selector
         self._hungry = True  # the broker may have more for us
         self._look_at = 0.0  # monotonic: when to ask without having been woken
+        self._sweep_at = 0.0  # monotonic: when to look for chords that somebody completed and did not fire
         self._missed = 0
         self._down_since: float | None = None
         self._attempts = 0
@@ -177,6 +183,11 @@ class Loop:
         claim = None
         if wanted > 0 and (self._hungry or look):
             claim = Claim(limit=wanted, lease=self.state.rules.lease, owner=self._owner)
+        claims = claim is not None
+        sweeps = self._connection.settler.counts and (look or now >= self._sweep_at)
+        if sweeps:
+            lease = self.state.rules.lease
+            claim = Claim(limit=wanted if claims else 0, lease=lease, owner=self._owner, chords=_SWEPT)
         if claim is None and not self._unsettled:
             return
         settlements = self._unsettled
@@ -188,7 +199,9 @@ class Loop:
         self._unsettled = []
         if turn.refused:
             self._report_refused(settlements, turn.refused)
-        if claim is not None:
+        if sweeps:
+            self._sweep_at = now + _LOOK
+        if claims and claim is not None:
             self._look_at = now + (_LOOK if self._missed < _MISSED else _LOOK_ALERT)
             if look and not self._hungry:
                 self._count_missed(len(turn.deliveries))
@@ -196,6 +209,20 @@ class Loop:
         if turn.deliveries:
             self._tasks.received(turn.deliveries)
             self._do(step(self.state, Arrived(turn.deliveries, time.time()), now=time.monotonic()))
+        if turn.ready:
+            self._fire(turn.ready, now)
+
+    def _fire(self, ready: Sequence[ReadyChord], now: float) -> None:
+        """Send the bodies of complete chords now; who dies before leaves them to whoever looks next."""
+        while ready:
+            self._unsettled += [self._tasks.fire(each) for each in ready]
+            try:
+                turn = self._connection.settler.exchange(self._unsettled, None)
+            except (BrokerUnavailable, BackendError) as exc:
+                self._lose(exc, now)
+                return
+            self._unsettled = []
+            ready = turn.ready  # those around them
 
     def _acknowledge(self, settlements: list[Settlement]) -> None:
         # These run once this returns, so it must hold now: a task that is acknowledged before it runs
@@ -288,6 +315,8 @@ class Loop:
             moments.append(now + pool_timer)
         if self._down_since is not None:
             moments.append(self._retry_at)
+        elif self._connection.settler.counts:
+            moments.append(self._sweep_at)
         if wants:
             self._listen()
             moments.append(self._look_at)

@@ -7,14 +7,17 @@ from typing import Protocol
 
 import msgspec
 
-from umbel.backends.base import Backend
+from umbel.backends.base import Backend, chord_counter
 from umbel.brokers.base import Broker, Claim, Settlement, Turn
+from umbel.wire.chord import ReadyChord
 
 __all__ = ["Apart", "Fused", "Settler"]
 
 
 class Settler(Protocol):
     """Settles and claims."""
+
+    counts: bool  # chords are counted where results are kept, so somebody must look for forgotten ones
 
     def exchange(self, settlements: Sequence[Settlement], claim: Claim | None) -> Turn:
         """Settle *settlements* and take what *claim* asks for; as `Broker.settle`."""
@@ -25,6 +28,8 @@ class Settler(Protocol):
 
 class Fused:
     """Broker and result store are one server: results travel with the acknowledgement, in one transaction."""
+
+    counts = True
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -40,31 +45,52 @@ class Fused:
 class Apart:
     """Broker and result store are two servers.
 
-    The order is follow-ups (confirmed), results, acknowledgements, each in one batch. Dying between two of
-    them repeats a task; it never loses one, nor its continuation.
+    The order is sizes of chords, follow-ups (confirmed), results, parts, the end of chords that are fired, and
+    acknowledgements, each in one batch. Dying between two of them repeats a task, or publishes the body of a chord once
+    more; it never loses one, nor its continuation.
     """
 
     def __init__(self, broker: Broker, backend: Backend | None) -> None:
         self._broker = broker
         self._backend = backend  # None = results are not kept
+        self._counter = chord_counter(backend)
+        self.counts = self._counter is not None
 
     def exchange(self, settlements: Sequence[Settlement], claim: Claim | None) -> Turn:
-        """Settle in three batches, the last of which also claims."""
+        """Settle in batches, the last of which also claims."""
+        ready: list[ReadyChord] = []
         if settlements:
-            follow_ups = [publication for one in settlements for publication in one.follow_ups]
-            if follow_ups:
-                self._broker.publish(follow_ups)
-            records = [record for one in settlements for record in one.records]
-            if records and self._backend is not None:
-                self._backend.store(records)
+            ready += self._write(settlements)
             settlements = [
-                msgspec.structs.replace(one, follow_ups=(), records=()) if one.follow_ups or one.records else one
-                for one in settlements
-                if one.lease is not None
+                Settlement(lease=one.lease, verdict=one.verdict) for one in settlements if one.lease is not None
             ]
-        if not settlements and claim is None:
-            return Turn()
-        return self._broker.settle(settlements, claim)
+        if self._counter is not None and claim is not None and claim.chords:
+            ready += self._counter.ready_chords(claim.chords)
+        turn = Turn()
+        if settlements or (claim is not None and claim.limit > 0):
+            turn = self._broker.settle(settlements, claim)
+        return msgspec.structs.replace(turn, ready=tuple(ready)) if ready else turn
+
+    def _write(self, settlements: Sequence[Settlement]) -> Sequence[ReadyChord]:
+        """Write all but the ends of messages; return the chords that are thereby complete."""
+        counter = self._counter
+        sizes = [size for one in settlements for size in one.sizes]
+        if sizes and counter is not None:
+            counter.open_chords(sizes)
+        follow_ups = [publication for one in settlements for publication in one.follow_ups]
+        if follow_ups:
+            self._broker.publish(follow_ups)
+        records = [record for one in settlements for record in one.records]
+        if records and self._backend is not None:
+            self._backend.store(records)
+        if counter is None:
+            return ()
+        parts = [part for one in settlements for part in one.parts]
+        ready = counter.count_parts(parts) if parts else ()
+        fired = [one.fires for one in settlements if one.fires is not None]
+        if fired:  # behind their parts: they may be those of chords around them
+            counter.close_chords(fired)
+        return ready
 
     def close(self) -> None:
         """Close the result store."""

@@ -13,12 +13,13 @@ from typing import Any, Final, Protocol
 from umbel import signals
 from umbel._names import default_nodename
 from umbel.backends.base import Backend
-from umbel.brokers.base import Broker, Delivery
+from umbel.brokers.base import Broker, Delivery, Settlement
 from umbel.exceptions import BackendError, BrokerUnavailable, OperationalError
 from umbel.execution.outcome import Outcome
 from umbel.pools.base import Pool, Runner
 from umbel.pools.kinds import make_pool
 from umbel.pools.solo import SoloPool
+from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
 from umbel.worker.core import Rules, WorkerState
 from umbel.worker.facts import Manner, Stopped
@@ -54,6 +55,9 @@ class Application(Protocol):
 
     def conclude(self, delivery: Delivery, why: str, evidence: str) -> Outcome:
         """Return the outcome of a delivery that no user code will report; *why* is a value of `orders.Why`."""
+
+    def fire(self, ready: ReadyChord) -> Outcome:
+        """Return what a chord comes to that is complete."""
 
     def started_record(self, delivery: Delivery, pid: int, hostname: str) -> Record | None:
         """Return the STARTED record of a task that wants one."""
@@ -298,6 +302,17 @@ class _Tasks:
 
     def conclude(self, delivery: Delivery, why: Why, evidence: str) -> Outcome:
         return self._app.conclude(delivery, why.value, evidence)
+
+    def fire(self, ready: ReadyChord) -> Settlement:
+        outcome = self._app.fire(ready)
+        return Settlement(
+            lease=None,
+            fires=ready.group,
+            follow_ups=outcome.follow_ups,
+            records=outcome.records,
+            sizes=outcome.sizes,
+            parts=outcome.parts,
+        )
 
     def begun(self, delivery: Delivery, pid: int) -> Record | None:
         return self._app.started_record(delivery, pid, self._hostname)

@@ -1,0 +1,68 @@
+"""How an app's chords are counted, and how their parts and bodies are encoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from umbel._time import as_seconds
+from umbel.canvas.call import Call, Opening
+from umbel.states import EXCEPTION_STATES
+from umbel.wire.chord import ChordSize
+from umbel.wire.result import exception_from_data, exception_to_data
+
+__all__ = ["Chords"]
+
+
+class Chords:
+    """What an app does about chords: `execution.plan.ChordCoder`."""
+
+    def __init__(self, app: Any) -> None:
+        conf = app.conf
+        self._app = app
+        self._codecs = app.coder.codecs
+        self._serializer: str = conf.result_serializer
+        self._codec = self._codecs.codec(conf.result_serializer)
+        accept = conf.result_accept_content or conf.accept_content
+        self._accept = None if accept is None else self._codecs.content_types(accept)
+        kept = conf.result_chord_expires
+        self.expires: float | None = as_seconds(conf.result_expires if kept is None else kept) or None
+
+    def open(self, opening: Opening) -> ChordSize | Call:
+        """Return the size of a chord that the store counts, or else the task that looks after it (PRT-206)."""
+        store = self._app.backend
+        if store.counts_chords:
+            return ChordSize(group=opening.group, size=len(opening.ids), expires=self.expires)
+        body = opening.body["options"]
+        options = {**opening.options, **{key: body[key] for key in ("queue", "priority") if key in body}}
+        return Call(
+            "celery.chord_unlock",
+            (opening.group, opening.body),
+            {"result": [((task_id, None), None) for task_id in opening.ids]},
+            {**options, "countdown": 1, "ignore_result": True},
+        )
+
+    def write_part(self, task_id: str, state: str, result: Any) -> bytes:
+        """Return ``[1, id, state, result]`` encoded as results are (PRT-196)."""
+        if isinstance(result, BaseException):
+            result = exception_to_data(result, codecs=self._codecs, serializer=self._serializer)
+        data: bytes = self._codecs.encode([1, task_id, state, result], self._serializer).body
+        return data
+
+    def read_part(self, payload: bytes) -> tuple[str, str, Any]:
+        """Return task id, state, and value or exception."""
+        codec = self._codec
+        _, task_id, state, result = self._codecs.decode(
+            payload, codec.content_type, codec.content_encoding, accept=self._accept
+        )
+        if state in EXCEPTION_STATES and result is not None:
+            result = exception_from_data(result)
+        return task_id, state, result
+
+    def write_body(self, body: Any, content_type: str) -> bytes:
+        """Return a signature, encoded as the message was that it came in."""
+        data: bytes = self._codecs.encode(body, content_type).body
+        return data
+
+    def read_body(self, data: bytes, content_type: str) -> Any:
+        """Return what `write_body` was given."""
+        return self._codecs.decode(data, content_type, self._codecs.codec(content_type).content_encoding, accept=None)

@@ -1,0 +1,119 @@
+"""Say what follows from a chord that is complete: its body runs, or fails because a part did."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from umbel._repr import safe_repr
+from umbel.canvas.ids import ids_of
+from umbel.exceptions import ChordError
+from umbel.execution.chord_part import Body
+from umbel.execution.follow_up import AfterFailure, after_failure, inherited, send
+from umbel.execution.outcome import Outcome
+from umbel.execution.plan import Environment
+from umbel.execution.request import Request
+from umbel.states import FAILURE, PROPAGATE_STATES, SUCCESS
+from umbel.wire.chord import ReadyChord
+
+__all__ = ["fire", "fire_with"]
+
+_LOG: Final = logging.getLogger("celery.chord")
+
+_Signature = Mapping[str, Any]
+_Part = tuple[str, str, Any]  # task id, state, and its value or exception
+_decode: Final = msgspec.msgpack.Decoder(Body).decode
+
+
+def fire(env: Environment, ready: ReadyChord) -> Outcome:
+    """Return what a complete chord comes to. Never raises: what goes wrong here is the failure of the chord."""
+    try:
+        body = _decode(ready.body)
+        signature = env.chords.read_body(body.signature, body.content_type)
+    except Exception as exc:  # noqa: BLE001 - bytes of a stranger; nobody can be told, for nothing says who waits
+        _LOG.critical("chord %s is complete, but its body cannot be read and is lost: %r", ready.group, exc)
+        return Outcome(state=FAILURE, reason=safe_repr(exc))
+    source = Request(id=body.parent_id, root_id=body.root_id)
+    options = inherited(env, source)
+    if env.inherit_priority and body.priority is not None:
+        options["priority"] = body.priority
+    return fire_with(env, ready.group, signature, lambda: [env.chords.read_part(part) for part in ready.parts], options)
+
+
+def fire_with(
+    env: Environment,
+    group: str,
+    signature: _Signature,
+    read: Callable[[], Sequence[_Part]],
+    options: Mapping[str, Any],
+) -> Outcome:
+    """Return what a complete chord with this body *signature* comes to; *read* returns its parts in order.
+
+    If a part failed, the body fails with `ChordError`: whatever waits for it learns so, its errbacks and those of its
+    chain's rest as after the failure of a task, and the chord around it too (API-274, PRT-201).
+    """
+    try:
+        parts = read()
+        for task_id, state, value in parts:
+            if state in PROPAGATE_STATES:
+                raise _because(task_id, value)
+        sent = send(env, signature, ([value for _, _, value in parts],), options)
+    except Exception as exc:  # noqa: BLE001 - also what user code in a pickle, or a route, raises
+        error = exc if isinstance(exc, ChordError) else ChordError(f"the body cannot be sent: {exc!r}")
+        _LOG.error("Chord %s raised: %r", group, error, exc_info=None if error is exc else exc)
+        follows = _failed(env, signature, error, options)
+        return Outcome(
+            state=FAILURE,
+            reason=str(error),
+            follow_ups=follows.publications,
+            sizes=follows.sizes,
+            parts=follows.parts,
+            records=follows.records,
+        )
+    return Outcome(state=SUCCESS, follow_ups=tuple(sent.publications), sizes=tuple(sent.sizes))
+
+
+def _because(task_id: str, exc: Any) -> ChordError:
+    error = ChordError(f"Dependency {task_id} raised {exc!r}")
+    error.__cause__ = exc if isinstance(exc, BaseException) else None
+    return error
+
+
+def _failed(env: Environment, signature: _Signature, exc: ChordError, options: Mapping[str, Any]) -> AfterFailure:
+    own = signature["options"]
+    lost = Request(
+        id=own.get("task_id") or next(ids_of(signature), None),
+        task=signature["task"],
+        errbacks=list(_errbacks(signature)),
+        chain=[*(own.get("chain") or ()), signature],
+        root_id=options.get("root_id"),
+        parent_id=options.get("parent_id"),
+        reply_to=own.get("reply_to"),
+    )
+    try:
+        follows = after_failure(env, lost, exc, None, store=True)
+    except Exception as internal:  # noqa: BLE001 - say, an errback's queue is not allowed; the others must learn it
+        _LOG.critical("errbacks of the body of a chord cannot be sent: %r", internal, exc_info=internal)
+        lost.errbacks = None
+        follows = after_failure(env, lost, exc, None, store=True)
+    for function, args, kwargs in follows.calls:
+        try:
+            function(*args, **kwargs)
+        except Exception as raised:  # noqa: BLE001 - user code
+            _LOG.error("errback %r of a chord raised: %r", function, raised, exc_info=raised)
+    return follows
+
+
+def _errbacks(signature: _Signature) -> Iterator[_Signature]:
+    """Yield what is linked to the failure of a body; that of a group is the failure of all its members."""
+    own = signature["options"].get("link_error")
+    if own:
+        yield from [own] if isinstance(own, Mapping) else own
+    elif signature["subtask_type"] == "group":
+        for member in signature["kwargs"]["tasks"]:
+            yield from _errbacks(member)
+    elif signature["subtask_type"] == "chord":
+        yield from _errbacks(signature["kwargs"]["body"])
