@@ -519,7 +519,7 @@ class Umbel:
         """Return where the broker is: as the settings say, else the embedded queue."""
         url = self.conf.broker_write_url if write else self.conf.broker_read_url
         if isinstance(url, (list, tuple)):
-            url = url[0] if url else None
+            url = ";".join(url)
         return url or self.embedded_url
 
     def backend_url(self) -> str | None:
@@ -572,7 +572,14 @@ class Umbel:
         return same_server(self.broker_url(), self.backend_url(), self._site("broker_transport_options"))
 
     def _site(self, options: str) -> Site:
-        return Site(home=self.home, memory=self.memory, options=self.conf[options] or {})
+        return Site(
+            home=self.home,
+            memory=self.memory,
+            options=self.conf[options] or {},
+            conf=self.conf,
+            codecs=self.codecs,
+            timezone=self.timezone,
+        )
 
     # -- running
 

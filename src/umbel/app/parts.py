@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -13,12 +14,16 @@ from umbel._repr import mask_url
 from umbel.backends.base import Backend
 from umbel.backends.memory import MemoryBackend
 from umbel.backends.sqlite import SqliteBackend
+from umbel.brokers.amqp import AmqpBroker, AmqpOptions
+from umbel.brokers.amqp_address import dialling
 from umbel.brokers.base import Broker
 from umbel.brokers.memory import MemoryBroker
 from umbel.brokers.memory_store import MemoryStores
 from umbel.brokers.sqlite import SqliteBroker
 from umbel.brokers.sqlite_file import parse
 from umbel.exceptions import ImproperlyConfigured
+from umbel.wire.codecs import Codecs
+from umbel.wire.protocol import MessageReader
 
 __all__ = ["Site", "open_backend", "open_broker", "same_server"]
 
@@ -29,6 +34,16 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     home: Path  # the folder that relative file names are relative to
     memory: MemoryStores  # the memory stores of this app
     options: Mapping[str, Any]  # `broker_transport_options` or `result_backend_transport_options`
+    conf: Any = None  # the app's settings; None = the defaults will do
+    codecs: Codecs = msgspec.field(default_factory=Codecs)
+    timezone: tzinfo = UTC  # of naive times in messages of protocol 1
+
+    @property
+    def reader(self) -> MessageReader:
+        """Return what reads task messages as the settings say."""
+        accept = self.conf.accept_content
+        known = None if accept is None else self.codecs.content_types(accept)
+        return MessageReader(self.codecs, known, timezone=self.timezone)
 
 
 OpenBroker: TypeAlias = Callable[[str, Site], Broker]
@@ -53,11 +68,33 @@ def _sqlite_backend(url: str, site: Site) -> Backend:
     return SqliteBackend(parse(url, site.home))
 
 
+def _amqp_broker(url: str, site: Site) -> Broker:
+    conf = site.conf
+    where = dialling(
+        url,
+        options=site.options,
+        use_ssl=conf.broker_use_ssl,
+        connect_timeout=conf.broker_connection_timeout,
+        heartbeat=conf.broker_heartbeat or 0.0,
+        login=conf.broker_login_method,
+        strategy=conf.broker_failover_strategy,
+    )
+    options = AmqpOptions.of(site.options, conf.broker_native_delayed_delivery_queue_type)
+    return AmqpBroker(where, site.reader, options=options)
+
+
 def _memory_backend(url: str, site: Site) -> Backend:
     return MemoryBackend(site.memory.at(url))
 
 
-_BROKERS: Final[dict[str, OpenBroker]] = {"memory": _memory_broker, "sqlite": _sqlite_broker}
+_BROKERS: Final[dict[str, OpenBroker]] = {
+    "memory": _memory_broker,
+    "sqlite": _sqlite_broker,
+    "amqp": _amqp_broker,
+    "amqps": _amqp_broker,
+    "pyamqp": _amqp_broker,
+    "librabbitmq": _amqp_broker,
+}
 _BACKENDS: Final[dict[str, OpenBackend]] = {
     "memory": _memory_backend,
     "cache+memory": _memory_backend,

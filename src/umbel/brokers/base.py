@@ -41,6 +41,10 @@ class BrokerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     stores_results: bool  # what a `Settlement` has for the fused store is written by `settle`: records and chords
     durable_revokes: bool
     counts_crashes: bool  # exactly; False = as well as the broker's redelivered flag allows
+    timed_leases: bool = True  # they last as long as said; False = as long as the connection that claimed, and longer
+    # only where a long task was moved into a queue of its own (AMQP)
+    census: bool = True  # `sizes` and `purge` know all queues and all that is in them; False = the queues this
+    # connection has used, and what is ready there and claimed here
     ledger: bool = False  # it also is a `Ledger` (brokers/ledger.py): once, notes, rates for all processes
 
 
