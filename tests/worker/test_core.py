@@ -26,7 +26,19 @@ from umbel.worker.facts import (
     Ticked,
     Withdrawn,
 )
-from umbel.worker.orders import Acknowledge, Conclude, Halt, InterruptJob, Renew, Run, Settle, Tell, Why, Withdraw
+from umbel.worker.orders import (
+    Acknowledge,
+    Conclude,
+    Ending,
+    Halt,
+    InterruptJob,
+    Renew,
+    Run,
+    Settle,
+    Tell,
+    Why,
+    Withdraw,
+)
 
 SUCCESS = Outcome(state="SUCCESS", records=(Record(id="t", state="SUCCESS", payload=b"{}"),))
 AHEAD = Release()
@@ -78,7 +90,10 @@ def test_a_delivery_goes_to_the_pool_and_its_outcome_is_settled_with_all_that_fo
 
     assert step(state, Arrived((delivery(),), 0.0), now=0.0) == [Run([Job(1, delivery())])]
     assert step(state, finish(1, outcome), now=1.0) == [
-        Settle([Settlement(lease=Lease(1, 1), verdict=Done(), follow_ups=(follow_up,), records=SUCCESS.records)])
+        Settle(
+            [Settlement(lease=Lease(1, 1), verdict=Done(), follow_ups=(follow_up,), records=SUCCESS.records)],
+            [Ending(delivery(), outcome, 0.001)],
+        )
     ]
     assert not state.held
 
@@ -220,7 +235,7 @@ def test_an_early_task_is_acknowledged_before_it_runs_and_only_when_a_slot_is_fr
 
     orders = step(state, finish(1), now=1.0)
     assert orders == [
-        Settle([Settlement(lease=None, records=SUCCESS.records)]),
+        Settle([Settlement(lease=None, records=SUCCESS.records)], [Ending(first, SUCCESS, 0.001)]),
         Acknowledge([Settlement(lease=Lease(2, 1))]),
         Run([Job(2, second)]),
     ]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from umbel import current, signals
+from umbel._clock import LamportClock
 from umbel._names import close_match, symbol_by_name, task_name, uuid
 from umbel._time import as_seconds, now, timezone_of
 from umbel.app import eager
@@ -26,6 +27,7 @@ from umbel.app.chords import Chords
 from umbel.app.coding import Coder
 from umbel.app.connections import Connections
 from umbel.app.control import Control
+from umbel.app.events import Events
 from umbel.app.home import find_home
 from umbel.app.loader import make_loader
 from umbel.app.log import Logging
@@ -92,6 +94,7 @@ class Umbel:
     amqp_cls: Any = AMQP
     log_cls: Any = Logging
     control_cls: Any = Control
+    events_cls: Any = Events
     as_celery: ClassVar[bool] = False  # the few defaults that differ from Celery's are Celery's
 
     def __init__(
@@ -144,6 +147,7 @@ class Umbel:
         self.user_options: dict[str, Any] = {}
         self.steps: dict[str, set[Any]] = {"worker": set(), "consumer": set()}
         self.memory = MemoryStores()
+        self.clock = LamportClock()
         if task_cls is not None:
             self.task_cls = task_cls
         self._loader_name = loader or os.environ.get("CELERY_LOADER") or self.loader_cls
@@ -482,6 +486,11 @@ class Umbel:
     def control(self) -> Any:
         """What steers workers."""
         return symbol_by_name(self._components["control"] or self.control_cls)(self)
+
+    @cached_property
+    def events(self) -> Any:
+        """What tells and hears events."""
+        return symbol_by_name(self._components["events"] or self.events_cls)(self)
 
     @cached_property
     def loader(self) -> Any:

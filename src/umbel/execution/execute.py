@@ -301,6 +301,7 @@ def _succeeded(plan: TaskPlan, request: Request, value: Any) -> Ended:
         follow_ups=follows.publications,
         sizes=follows.sizes,
         parts=follows.parts,
+        shown=safe_repr(value, maxlen=plan.resultrepr_maxsize),
     )
     return Ended(outcome, value)
 
@@ -348,8 +349,10 @@ def _failed(env: Environment, plan: TaskPlan | None, request: Request, exc: Base
         follow_ups=follows.publications,
         sizes=follows.sizes,
         parts=follows.parts,
-        reason=safe_repr(exc),
+        reason=(shown := safe_repr(exc)),
         timed_out=isinstance(exc, TimeLimitExceeded),
+        shown=shown,
+        traceback=traceback,
     )
     return Ended(outcome, exc, einfo, follows.calls)
 
@@ -376,19 +379,26 @@ def _broken(env: Environment, plan: TaskPlan | None, request: Request, exc: Exce
         parts = lost_parts(env, request, states.FAILURE, exc)
     except Exception:  # noqa: BLE001 - then the store cannot be told; the log was
         pass
-    return Ended(Outcome(state=states.FAILURE, records=records, parts=parts, reason=safe_repr(exc)), exc, einfo)
+    shown, traceback = safe_repr(exc), einfo.traceback
+    outcome = Outcome(
+        state=states.FAILURE, records=records, parts=parts, reason=shown, shown=shown, traceback=traceback
+    )
+    return Ended(outcome, exc, einfo)
 
 
 def _retried(plan: TaskPlan, request: Request, exc: Retry) -> Ended:
     einfo = ExceptionInfo(exc)
     records: tuple[Any, ...] = ()
+    because = exc if exc.exc is None else exc.exc
     if _stores_errors(plan, request):
         children = request.__dict__.get("children", ())
-        because = exc if exc.exc is None else exc.exc
         records = (
             make_record(plan.env, request, states.RETRY, because, traceback=einfo.traceback, children=children),
         )
-    return Ended(Outcome(state=states.RETRY, records=records, reason=str(exc)), exc, einfo)
+    outcome = Outcome(
+        state=states.RETRY, records=records, reason=str(exc), shown=safe_repr(because), traceback=einfo.traceback
+    )
+    return Ended(outcome, exc, einfo)
 
 
 def _rejected(plan: TaskPlan, request: Request, exc: Reject) -> Ended:

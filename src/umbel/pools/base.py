@@ -162,7 +162,10 @@ class Pool(Protocol):
         """Grow or shrink to *slots*; busy slots beyond that end with their job. `solo` stays at one."""
 
     def info(self) -> dict[str, Any]:
-        """Return facts for people: kind, slots, pids, how many children have been replaced and why."""
+        """Return facts for people: kind, slots, pids, how many children have been replaced and why.
+
+        *jobs* maps the tags of what runs now, as far as can be told from outside, to the pid it runs in.
+        """
 
     def stop(self, deadline: float) -> None:
         """End all children; jobs still running after *deadline* seconds are killed and reported `Lost`.

@@ -255,6 +255,9 @@ class ChildrenPool:
             "zygote": self._zygote.pid if self._zygote is not None else None,
             "running": sum(min(len(child.inflight), child.slots) for child in self._children.values()),
             "waiting": len(self._waiting),
+            "jobs": {
+                tag: child.pid for child in self._children.values() for tag in list(child.inflight)[: child.slots]
+            },
             "max_jobs_per_child": None if self._max_jobs == math.inf else self._max_jobs,
             "max_memory_per_child": self._max_memory,
             "replaced": dict(self._replaced),

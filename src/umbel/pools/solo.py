@@ -147,6 +147,7 @@ class SoloPool:
             "processes": [os.getpid()],
             "running": int(self._slot.tag is not None),
             "waiting": self._jobs.qsize(),
+            "jobs": {} if (tag := self._slot.tag) is None else {tag: os.getpid()},
             "max_jobs_per_child": None,
             "max_memory_per_child": None,
             "replaced": {},

@@ -152,10 +152,12 @@ def node_mailbox(
     namespace: str = "celery",
     queue_expires: float | None = 10.0,
     queue_ttl: float | None = 300.0,
+    exclusive: bool = True,
+    durable: bool = False,
 ) -> Topology:
     """Return where *node* gets its commands (PRT-141). Durations are seconds."""
     exchange = f"{namespace}.pidbox"
-    queue = _mailbox(f"{node}.{exchange}", queue_expires, queue_ttl)
+    queue = _mailbox(f"{node}.{exchange}", queue_expires, queue_ttl, exclusive=exclusive, durable=durable)
     return Topology.of(Exchange(exchange, "fanout", durable=False), queue, Binding(exchange, queue.name))
 
 
@@ -165,10 +167,12 @@ def reply_mailbox(
     namespace: str = "celery",
     queue_expires: float | None = 10.0,
     queue_ttl: float | None = 300.0,
+    exclusive: bool = True,
+    durable: bool = False,
 ) -> Topology:
     """Return where the client with the id *owner* gets replies: `Route("reply.celery.pidbox", owner)` (PRT-142)."""
     exchange = f"reply.{namespace}.pidbox"
-    queue = _mailbox(f"{owner}.{exchange}", queue_expires, queue_ttl)
+    queue = _mailbox(f"{owner}.{exchange}", queue_expires, queue_ttl, exclusive=exclusive, durable=durable)
     return Topology.of(Exchange(exchange, "direct", durable=False), queue, Binding(exchange, queue.name, owner))
 
 
@@ -208,5 +212,5 @@ def _plain(
     )
 
 
-def _mailbox(name: str, expires: float | None, ttl: float | None) -> QueueSpec:
-    return QueueSpec(name, durable=False, exclusive=True, auto_delete=True, expires=expires, message_ttl=ttl)
+def _mailbox(name: str, expires: float | None, ttl: float | None, *, exclusive: bool, durable: bool) -> QueueSpec:
+    return QueueSpec(name, durable=durable, exclusive=exclusive, auto_delete=True, expires=expires, message_ttl=ttl)

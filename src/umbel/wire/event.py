@@ -24,7 +24,7 @@ def event(
     *,
     hostname: str,
     timestamp: float,
-    clock: int,
+    clock: int | None,
     pid: int,
     fields: Mapping[str, Any],
     utcoffset: float = 0.0,
@@ -51,6 +51,7 @@ def event_message(
     codecs: Codecs,
     serializer: str = "json",
     exchange: str = EVENT_EXCHANGE,
+    delivery_mode: int = 1,
 ) -> tuple[Message, Route]:
     """Return a plain message with one event, or with a list of events of one group (`task-…`), and its way."""
     first = events if isinstance(events, Mapping) else events[0]
@@ -66,7 +67,7 @@ def event_message(
         content_encoding=encoded.content_encoding,
         headers={"hostname": first["hostname"]},
         priority=0,
-        delivery_mode=1,
+        delivery_mode=delivery_mode,
     )
     return message, Route(exchange, key)
 
@@ -97,12 +98,16 @@ def monitor_topology(
     exchange_type: ExchangeType = "topic",
     expires: float | None = 60.0,
     message_ttl: float | None = 5.0,
+    exclusive: bool = True,
+    durable: bool = False,
 ) -> Topology:
     """Return a receiver's own *queue* for the events whose routing key matches *key* (PRT-143).
 
     Redis and Pub/Sub want the exchange as a fanout. Durations are seconds.
     """
-    spec = QueueSpec(queue, durable=False, exclusive=True, auto_delete=True, expires=expires, message_ttl=message_ttl)
+    spec = QueueSpec(
+        queue, durable=durable, exclusive=exclusive, auto_delete=True, expires=expires, message_ttl=message_ttl
+    )
     return Topology.of(Exchange(exchange, exchange_type), spec, Binding(exchange, queue, key))
 
 

@@ -35,6 +35,7 @@ from umbel.worker.facts import (
 from umbel.worker.orders import (
     Acknowledge,
     Conclude,
+    Ending,
     Halt,
     InterruptJob,
     Order,
@@ -72,6 +73,7 @@ class _Held:
     policy: Policy | None
     lease: Lease | None  # None = acknowledged already
     submitted: bool = False  # the pool has it
+    since: float = 0.0  # monotonic: when the pool got it or, where it says so, when it began
     why: Why | None = None  # we decided to end it, and so
     lost: bool = False  # another worker has it now: whatever it comes to is not ours to write
 
@@ -93,6 +95,7 @@ class WorkerState:
     stopping: Manner | None = None
     timers: list[tuple[float, int, str]] = field(default_factory=list)  # heap of (monotonic, tag, what)
     last_tag: int = 0
+    announces: bool = False  # the pool is to say of every job when it begins (`enable_events`)
 
 
 def step(state: WorkerState, fact: Fact, *, now: float) -> list[Order]:
@@ -191,7 +194,8 @@ def _job(state: WorkerState, tag: int, held: _Held, now: float) -> Job:
         state.progress = now
     state.submitted += 1
     held.submitted = True
-    return Job(tag, held.delivery, _is_announced(held))
+    held.since = now
+    return Job(tag, held.delivery, state.announces or _is_announced(held))
 
 
 def _is_announced(held: _Held) -> bool:
@@ -232,6 +236,7 @@ def _advance(state: WorkerState, now: float) -> list[Order]:
 def _reported(state: WorkerState, fact: Reported, now: float) -> list[Order]:
     orders: list[Order] = []
     settlements: list[Settlement] = []
+    endings: list[Ending] = []
     ended, took = 0, 0.0
     for receipt in fact.receipts:
         if type(receipt) is Finished:
@@ -249,6 +254,7 @@ def _reported(state: WorkerState, fact: Reported, now: float) -> list[Order]:
             del state.held[receipt.tag]
             if not held.lost:
                 settlements.append(_settlement(state, held, receipt.report))
+                endings.append(Ending(held.delivery, receipt.report, receipt.runtime))
         elif type(receipt) is Lost:
             orders += _lost(state, receipt, settlements)
         elif type(receipt) is Started:
@@ -258,7 +264,7 @@ def _reported(state: WorkerState, fact: Reported, now: float) -> list[Order]:
         mean = took / ended
         state.pace = mean if state.pace is None else state.pace + (mean - state.pace) * min(1.0, ended / 8)
     if settlements:
-        orders.append(Settle(settlements))
+        orders.append(Settle(settlements, endings))
     if state.line:
         orders += _advance(state, now)
     return orders
@@ -294,6 +300,7 @@ def _started(state: WorkerState, receipt: Started, now: float) -> list[Order]:
     held = state.held.get(receipt.tag)
     if held is None:
         return []
+    held.since = now
     soft, hard = _limits(held)
     if soft is not None:
         heapq.heappush(state.timers, (now + soft, receipt.tag, "soft"))
@@ -390,7 +397,7 @@ def _concluded(state: WorkerState, fact: Concluded, now: float) -> list[Order]:
         sizes=fact.outcome.sizes,
         parts=fact.outcome.parts,
     )
-    return [Settle([settlement]), *_advance(state, now)]
+    return [Settle([settlement], [Ending(held.delivery, fact.outcome, None, held.why)]), *_advance(state, now)]
 
 
 def _terminated(state: WorkerState, fact: Terminated) -> list[Order]:

@@ -8,10 +8,11 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final, Protocol, assert_never
+from typing import Any, Final, Protocol, TypeVar, assert_never
 
-from umbel.brokers.base import Broker, Claim, Delivery, Lease, Settlement
+from umbel.brokers.base import Broker, Claim, Delivery, Lease, Release, Settlement
 from umbel.exceptions import BackendError, BrokerUnavailable
 from umbel.execution.outcome import Outcome
 from umbel.pools.base import Pool
@@ -22,6 +23,7 @@ from umbel.worker.facts import Arrived, Concluded, Fact, LeasesLost, Reported, T
 from umbel.worker.orders import (
     Acknowledge,
     Conclude,
+    Ending,
     Halt,
     InterruptJob,
     Order,
@@ -37,6 +39,8 @@ from umbel.worker.settle import Settler
 __all__ = ["Connection", "Loop", "Tasks"]
 
 _logger: Final = logging.getLogger("celery.worker.loop")
+
+T = TypeVar("T")
 
 _LOOK: Final = 5.0  # seconds: an idle worker asks the broker that often even if nothing woke it
 _SWEPT: Final = 10  # forgotten chords taken at such a look
@@ -59,6 +63,18 @@ class Tasks(Protocol):
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
         """Tell logs and listeners that these arrived."""
+
+    def ended(self, endings: Sequence[Ending]) -> None:
+        """Count these, and tell those who watch."""
+
+    def dropped(self, count: int, *, crashes: int) -> None:
+        """Count so many lost leases, and so many crashes that will be tried again."""
+
+    def news(self) -> Settlement | None:
+        """Return what monitors are to be told with the next exchange, once; None = nothing."""
+
+    def news_due(self) -> float | None:
+        """Return when, in monotonic seconds, there are news that should wait for other business no longer."""
 
 
 @dataclass(slots=True)
@@ -93,6 +109,7 @@ class Loop:
         self._tasks = tasks
         self._owner = owner
         self._inbox: deque[Fact] = deque()
+        self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._unsettled: list[Settlement] = []
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -112,6 +129,20 @@ class Loop:
     def post(self, fact: Fact) -> None:
         """Let the loop learn *fact* at its next turn, which comes at once."""
         self._inbox.append(fact)
+        self._wake()
+
+    def ask(self, question: Callable[[], T], *, timeout: float = 5.0) -> T:
+        """Return what *question* returns in the loop's own thread, between two turns, where nothing changes meanwhile.
+
+        Raises:
+            TimeoutError: the loop is busy or has ended; or whatever the *question* raises.
+        """
+        answer: Future[T] = Future()
+        self._questions.append((question, answer))
+        self._wake()
+        return answer.result(timeout)
+
+    def _wake(self) -> None:
         try:
             os.write(self._wake_write, b"\0")
         except (BlockingIOError, OSError):
@@ -137,6 +168,8 @@ class Loop:
         due = next_timer(self.state)
         if due is not None and due <= now:
             self._do(step(self.state, Ticked(), now=now))
+        while self._questions:
+            _answer(*self._questions.popleft())
         self._exchange(now)
         if not (is_over(self.state) and not self._unsettled):
             self._wait()
@@ -148,6 +181,10 @@ class Loop:
             match order:
                 case Settle():
                     self._unsettled += order.settlements
+                    if order.endings:
+                        self._tasks.ended(order.endings)
+                    if len(order.endings) < len(order.settlements):
+                        self._count_crashes(order.settlements)
                 case Run():
                     self._pool.submit(order.jobs)
                 case Conclude():
@@ -188,6 +225,11 @@ class Loop:
         if sweeps:
             lease = self.state.rules.lease
             claim = Claim(limit=wanted if claims else 0, lease=lease, owner=self._owner, chords=_SWEPT)
+        due = self._tasks.news_due()
+        if due is not None and (claim is not None or self._unsettled or now >= due):
+            news = self._tasks.news()
+            if news is not None:
+                self._unsettled.append(news)
         if claim is None and not self._unsettled:
             return
         settlements = self._unsettled
@@ -253,7 +295,13 @@ class Loop:
                 len(lost),
                 self.state.rules.lease,
             )
+            self._tasks.dropped(len(lost), crashes=0)
             self._do(step(self.state, LeasesLost(lost), now=time.monotonic()))
+
+    def _count_crashes(self, settlements: list[Settlement]) -> None:
+        crashes = sum(1 for one in settlements if type(one.verdict) is Release and one.verdict.counted)
+        if crashes:
+            self._tasks.dropped(0, crashes=crashes)
 
     def _report_refused(self, settlements: list[Settlement], refused: Sequence[Lease]) -> None:
         gone = set(refused)
@@ -309,7 +357,7 @@ class Loop:
         wants = self._down_since is None and room(self.state) > 0
         if wants and self._hungry:
             return
-        moments = [next_timer(self.state)]
+        moments = [next_timer(self.state), self._tasks.news_due() if self._down_since is None else None]
         pool_timer = self._pool.next_timer()
         if pool_timer is not None:
             moments.append(now + pool_timer)
@@ -354,3 +402,10 @@ class Loop:
         if self._listening is not None:
             self._selector.unregister(self._listening)
             self._listening = None
+
+
+def _answer(question: Callable[[], Any], answer: Future[Any]) -> None:
+    try:
+        answer.set_result(question())
+    except Exception as exc:  # noqa: BLE001 - it is raised again, where it was asked
+        answer.set_exception(exc)

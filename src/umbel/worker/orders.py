@@ -7,11 +7,13 @@ from enum import Enum
 import msgspec
 
 from umbel.brokers.base import Delivery, Lease, Settlement
+from umbel.execution.outcome import Outcome
 from umbel.pools.base import Interrupt, Job
 
 __all__ = [
     "Acknowledge",
     "Conclude",
+    "Ending",
     "Halt",
     "InterruptJob",
     "Order",
@@ -49,10 +51,20 @@ class Acknowledge(msgspec.Struct, frozen=True, gc=False):
     settlements: list[Settlement]
 
 
+class Ending(msgspec.Struct, frozen=True, gc=False):
+    """A delivery has come to an end here; for whoever counts and tells."""
+
+    delivery: Delivery
+    outcome: Outcome
+    runtime: float | None = None  # seconds; None = no user code reported
+    why: Why | None = None  # why no user code reported
+
+
 class Settle(msgspec.Struct, frozen=True, gc=False):
-    """Settle these with the next exchange."""
+    """Settle these with the next exchange, and tell of the endings."""
 
     settlements: list[Settlement]
+    endings: list[Ending] = []
 
 
 class Conclude(msgspec.Struct, frozen=True, kw_only=True, gc=False):

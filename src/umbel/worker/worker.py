@@ -23,11 +23,13 @@ from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
 from umbel.worker.core import Rules, WorkerState
 from umbel.worker.facts import Manner, Stopped
+from umbel.worker.ledger import Ledger
 from umbel.worker.loop import Connection, Loop
-from umbel.worker.orders import Why
+from umbel.worker.orders import Ending, Why
 from umbel.worker.os_signals import listening
 from umbel.worker.policies import policies
 from umbel.worker.settle import Apart, Fused, Settler
+from umbel.worker.teller import Teller
 
 __all__ = ["Application", "Worker"]
 
@@ -40,6 +42,7 @@ class Application(Protocol):
     conf: Any
     tasks: Mapping[str, Any]
     amqp: Any  # .queues: select, deselect, consume_from, topology
+    events: Any  # .packer(hostname), .topology
 
     def open_broker(self) -> Broker:
         """Return a connection of our own for claiming; raises BrokerUnavailable."""
@@ -87,6 +90,7 @@ class Worker:
         max_tasks_per_child: int | None = None,
         max_memory_per_child: int | None = None,
         prefetch_multiplier: int | None = None,
+        task_events: bool | None = None,
         purge: bool = False,
         on_ready: Callable[[Worker], object] | None = None,
         **options: Any,
@@ -106,6 +110,7 @@ class Worker:
             max_tasks_per_child: a child is replaced after so many tasks.
             max_memory_per_child: KiB; a child that has grown beyond it is replaced.
             prefetch_multiplier: deliveries held for each slot at the most; None or 0 = as many as run in a moment.
+            task_events: tell monitors what becomes of tasks.
             purge: empty the consumed queues first.
             on_ready: called when the worker consumes.
             options: given on to the signal `celeryd_init`.
@@ -139,6 +144,12 @@ class Worker:
             on_init=self._send_worker_init,
             on_fork=self._send_before_fork,
             title=f"[umbel: {self.hostname}:{{process}}]",
+        )
+        self.ledger = Ledger(app.tasks.__contains__)
+        self.teller = Teller(
+            app.events.packer(self.hostname),
+            wants_events=lambda name: getattr(app.tasks.get(name), "send_events", True),
+            enabled=bool(conf.worker_send_task_events if task_events is None else task_events),
         )
         self._loop: Loop | None = None
         self._asked: list[Stopped] = []  # before there was a loop
@@ -210,6 +221,7 @@ class Worker:
                 hard_limit=self.time_limit,
             ),
             rules=self._rules,
+            announces=self.teller.enabled,
         )
         self._loop = Loop(connection=connection, pool=self.pool, state=state, tasks=_Tasks(self), owner=self.hostname)
         for fact in self._asked:
@@ -251,7 +263,7 @@ class Worker:
         broker = self.app.open_broker()
         try:
             queues = self.app.amqp.queues
-            broker.declare(queues.topology)
+            broker.declare(queues.topology.merge(self.app.events.topology))
             broker.consume([queue.name for queue in queues.consume_from.values()])
             settler: Settler = Fused(broker) if self.app.is_fused() else Apart(broker, self.app.open_backend())
         except BaseException:
@@ -299,6 +311,8 @@ class _Tasks:
     def __init__(self, worker: Worker) -> None:
         self._app = worker.app
         self._hostname = worker.hostname
+        self._ledger = worker.ledger
+        self._teller = worker.teller
 
     def conclude(self, delivery: Delivery, why: Why, evidence: str) -> Outcome:
         return self._app.conclude(delivery, why.value, evidence)
@@ -315,9 +329,29 @@ class _Tasks:
         )
 
     def begun(self, delivery: Delivery, pid: int) -> Record | None:
+        if self._teller.enabled:
+            self._teller.begun(delivery)
         return self._app.started_record(delivery, pid, self._hostname)
 
+    def ended(self, endings: Sequence[Ending]) -> None:
+        self._ledger.left(endings)
+        if self._teller.enabled:
+            self._teller.ended(endings)
+
+    def dropped(self, count: int, *, crashes: int) -> None:
+        self._ledger.lost_leases += count
+        self._ledger.crashes += crashes
+
+    def news(self) -> Settlement | None:
+        return self._teller.news()
+
+    def news_due(self) -> float | None:
+        return self._teller.due()
+
     def received(self, deliveries: Sequence[Delivery]) -> None:
+        self._ledger.arrived(deliveries)
+        if self._teller.enabled:
+            self._teller.received(deliveries)
         if _logger.isEnabledFor(logging.INFO):
             for delivery in deliveries:
                 message = delivery.message

@@ -1,0 +1,128 @@
+"""Open the ways by which an app tells and hears what happens: ``app.events``."""
+
+# ruff: noqa: FBT001, FBT002, N802 - Celery's names and signatures
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Final
+
+from umbel.app.sending import NO_RETRY, RetryPolicy
+from umbel.brokers.base import Publication
+from umbel.events.dispatcher import EventDispatcher
+from umbel.events.receiver import EventReceiver
+from umbel.events.state import State
+from umbel.wire.event import event, event_message
+from umbel.wire.message import Route
+from umbel.wire.topology import Exchange, Topology
+
+__all__ = ["Events"]
+
+_FANOUT: Final = frozenset({"redis", "rediss", "redis+socket", "valkey", "valkeys", "sentinel", "rediscluster"})
+# Redis has topics of its own kind, and kombu uses it by a fanout exchange; the same on Google's Pub/Sub.
+
+
+class Events:
+    """Events of one app."""
+
+    receiver_cls: Any = EventReceiver
+    dispatcher_cls: Any = EventDispatcher
+    state_cls: Any = State
+
+    def __init__(self, app: Any = None) -> None:
+        self.app = app
+
+    @property
+    def exchange(self) -> Exchange:
+        """Where events go, of the kind that the broker's peers expect."""
+        scheme = self.app.broker_url().partition(":")[0]
+        fans_out = scheme in _FANOUT or scheme.startswith(("sentinel", "redis", "gcpubsub"))
+        return Exchange(self.app.conf.event_exchange, "fanout" if fans_out else "topic")
+
+    @property
+    def topology(self) -> Topology:
+        """Return what must be declared before events are sent."""
+        return Topology.of(self.exchange)
+
+    @cached_property
+    def Receiver(self) -> Any:
+        """Return the class of receivers, bound to this app."""
+        return self.app.subclass_with_self(self.receiver_cls)
+
+    @cached_property
+    def Dispatcher(self) -> Any:
+        """Return the class of dispatchers, bound to this app."""
+        return self.app.subclass_with_self(self.dispatcher_cls)
+
+    @cached_property
+    def State(self) -> Any:
+        """Return the class that keeps what events say of a cluster."""
+        return self.app.subclass_with_self(self.state_cls)
+
+    @contextmanager
+    def default_dispatcher(
+        self, hostname: str | None = None, enabled: bool = True, buffer_while_offline: bool = False
+    ) -> Iterator[Any]:
+        """Lend a dispatcher for a block."""
+        with self.Dispatcher(hostname=hostname, enabled=enabled, buffer_while_offline=buffer_while_offline) as lent:
+            yield lent
+
+    def send(
+        self,
+        publications: Sequence[Publication],
+        *,
+        over: Any = None,
+        retry: bool = False,
+        retry_policy: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Hand events to the broker, *over* a connection that the app made or one of its own; may raise OperationalError."""
+        policy = RetryPolicy.of(self.app.conf.task_publish_retry_policy, retry_policy) if retry else NO_RETRY
+        self.app.sender.send(publications, self.needs, policy=policy, over=over)
+
+    @property
+    def needs(self) -> dict[Route, Topology]:
+        """Return what must be declared before an event can be sent, as `Sender.send` takes it."""
+        return {Route(self.app.conf.event_exchange): self.topology}
+
+    @property
+    def utcoffset(self) -> int:
+        """Return how many hours local time lies behind UTC; west is positive."""
+        return (time.altzone if time.localtime().tm_isdst > 0 else time.timezone) // 3600
+
+    def packer(self, hostname: str) -> Callable[[Sequence[tuple[str, dict[str, Any], float]]], Publication]:
+        """Return what makes one publication of several notes (type, own fields, unix time) of a node."""
+        forward = self.app.clock.forward
+        pid, offset = os.getpid(), self.utcoffset
+
+        def pack(notes: Sequence[tuple[str, dict[str, Any], float]]) -> Publication:
+            return self.publication(
+                [
+                    event(
+                        kind,
+                        hostname=hostname,
+                        timestamp=at,
+                        clock=forward(),
+                        pid=pid,
+                        fields=fields,
+                        utcoffset=offset,
+                    )
+                    for kind, fields, at in notes
+                ]
+            )
+
+        return pack
+
+    def publication(self, events: Any, *, serializer: str | None = None, delivery_mode: int = 1) -> Publication:
+        """Return the message of one event (a dict) or of several, and its way."""
+        conf = self.app.conf
+        message, route = event_message(
+            events,
+            codecs=self.app.codecs,
+            serializer=serializer or conf.event_serializer,
+            exchange=conf.event_exchange,
+            delivery_mode=delivery_mode,
+        )
+        return Publication(message=message, route=route)
