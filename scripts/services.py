@@ -13,6 +13,7 @@ Needs nothing but the standard library.
 import argparse
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -71,6 +72,23 @@ def _redis(folder: Path, program: str, ports: list[int]) -> Plan:
     )
 
 
+# Virtual hosts of which a test has one for itself, and a user who may do nothing but look at queues.
+_RABBITMQ = {
+    "vhosts": [{"name": name} for name in ("/", "test-0", "test-1")],
+    "users": [
+        {"name": "guest", "password": "guest", "tags": "administrator"},
+        {"name": "narrow", "password": "narrow", "tags": ""},
+    ],
+    "permissions": [
+        *(
+            {"user": "guest", "vhost": name, "configure": ".*", "write": ".*", "read": ".*"}
+            for name in ("/", "test-0", "test-1")
+        ),
+        {"user": "narrow", "vhost": "/", "configure": "^$", "write": "^$", "read": ".*"},
+    ],
+}
+
+
 def _rabbitmq(folder: Path, program: str, ports: list[int]) -> Plan:
     port, distribution, epmd = ports
     return Plan(
@@ -79,7 +97,9 @@ def _rabbitmq(folder: Path, program: str, ports: list[int]) -> Plan:
         port=port,
         files={
             # The consumer timeout is short so that a test can outlast it; the tick decides how soon it is noticed.
-            "rabbitmq.conf": f"listeners.tcp.1 = 127.0.0.1:{port}\nconsumer_timeout = 10000\nlog.console = true\n",
+            "rabbitmq.conf": f"listeners.tcp.1 = 127.0.0.1:{port}\nconsumer_timeout = 10000\nlog.console = true\n"
+            f"load_definitions = {folder / 'definitions.json'}\n",
+            "definitions.json": json.dumps(_RABBITMQ),
             "advanced.config": "[{rabbit,[{channel_tick_interval,2000}]}].\n",
             "enabled_plugins": "[].\n",
         },
@@ -122,6 +142,7 @@ def _mariadb(folder: Path, program: str, ports: list[int]) -> Plan:
         before=[["mariadb-install-db", *where, "--auth-root-authentication-method=normal", "--skip-test-db"]],
         command=[
             *(program, *where, f"--port={ports[0]}", "--bind-address=127.0.0.1", "--innodb-buffer-pool-size=32M"),
+            *("--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--innodb-doublewrite=0"),
             *(f"--socket={folder / 's'}", f"--pid-file={folder / 'mariadb.pid'}", f"--init-file={folder / 'init'}"),
         ],
         files={"init": "CREATE DATABASE IF NOT EXISTS umbel;\n"},
