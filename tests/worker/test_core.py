@@ -15,12 +15,18 @@ from umbel.wire.record import Record
 from umbel.worker.admit import Policy
 from umbel.worker.core import Rules, WorkerState, is_over, next_timer, room, step
 from umbel.worker.facts import (
+    Adjusted,
     Arrived,
+    Autoscaled,
     Concluded,
     LeasesLost,
     Manner,
+    QueuesChanged,
+    Recycled,
     Reported,
     Resized,
+    Revoked,
+    Scaled,
     Stopped,
     Terminated,
     Ticked,
@@ -29,10 +35,13 @@ from umbel.worker.facts import (
 from umbel.worker.orders import (
     Acknowledge,
     Conclude,
+    Consume,
     Ending,
     Halt,
     InterruptJob,
+    Recycle,
     Renew,
+    Resize,
     Run,
     Settle,
     Tell,
@@ -484,3 +493,166 @@ def test_a_bigger_pool_starts_what_was_in_line():
     orders = step(state, Resized(2), now=1.0)
 
     assert orders == [Acknowledge([Settlement(lease=Lease(2, 1))]), Run([Job(2, delivery("t2", tag=2))])]
+
+
+# -- what people change while it works
+
+
+def test_a_revoked_task_that_has_not_begun_does_not_begin():
+    state = a_worker(slots=1, policy=Policy(acks_late=False))
+    step(state, Arrived((delivery("t1", tag=1), delivery("t2", tag=2)), 0.0), now=0.0)
+
+    orders = step(state, Revoked(frozenset({"t1", "t2"})), now=1.0)
+
+    assert [(order.tag, order.why) for order in orders] == [(2, Why.REVOKED)]
+    assert settled(step(state, Concluded(2, SUCCESS), now=1.0))[0].lease == Lease(2, 1)
+    assert settled(step(state, finish(1), now=2.0))[0].records == SUCCESS.records
+    assert not state.line
+
+
+def test_a_revoked_task_that_waits_for_its_eta_is_concluded_at_once():
+    state = a_worker()
+    step(state, Arrived((delivery(eta=datetime.fromtimestamp(60, tz=UTC)),), 0.0), now=0.0)
+
+    orders = step(state, Terminated(frozenset({"t1"}), signal=15), now=1.0)
+
+    assert [(order.tag, order.why) for order in orders] == [(1, Why.REVOKED)]
+    assert (state.waiting, state.timers) == (0, [])
+
+
+def test_what_was_dealt_ahead_is_taken_back_when_one_of_it_is_revoked():
+    state = working(3, slots=1)
+
+    assert step(state, Revoked(frozenset({"t3"})), now=0.0) == [Withdraw(2)]
+    orders = step(state, Withdrawn([3, 2]), now=0.0)
+
+    assert [order.why for order in orders if isinstance(order, Conclude)] == [Why.REVOKED]
+    assert [one.lease for one in settled(orders)] == [Lease(2, 1)]
+
+
+def test_a_pool_is_made_bigger_or_smaller_but_never_empty():
+    assert step(working(1, slots=2), Scaled(5), now=0.0) == [Resize(5)]
+    assert step(working(1, slots=2), Scaled(0), now=0.0) == [Resize(1)]
+
+
+def test_other_queues_and_new_processes_are_passed_on():
+    assert step(a_worker(), QueuesChanged(), now=0.0) == [Consume()]
+    assert step(a_worker(), Recycled(), now=0.0) == [Recycle()]
+
+
+def test_a_task_gets_other_limits_from_now_on():
+    state = a_worker(slots=1)
+    step(state, Adjusted("app.task", Policy(hard_limit=7.0)), now=0.0)
+
+    orders = step(state, Arrived((delivery(),), 0.0), now=0.0)
+
+    assert orders == [Run([Job(1, delivery(), announce=True)])]
+    step(state, Reported([Started(1, 7)]), now=1.0)
+    assert next_timer(state) == Rules().lease / 3
+    assert [timer[0] for timer in state.timers] == [8.0]
+
+
+# -- rate limits
+
+
+def slow(interval: float, **rules: Any) -> WorkerState:
+    return a_worker(slots=10, policy=Policy(interval=interval), rules=Rules(**rules))
+
+
+def arrive(state: WorkerState, *ids: str, now: float) -> list[Any]:
+    return step(state, Arrived(tuple(delivery(i, tag=i) for i in ids), 0.0), now=now)
+
+
+def begun(orders: list[Any]) -> list[str]:
+    return [job.payload.message.id for order in orders if isinstance(order, Run) for job in order.jobs]
+
+
+@pytest.mark.row("API-089")
+def test_a_limited_task_starts_once_in_its_interval_and_the_rest_goes_back_until_its_time():
+    state = slow(5.0)
+
+    orders = arrive(state, "a", "b", "c", now=100.0)
+
+    assert begun(orders) == ["a"]
+    assert [(one.lease.tag, one.verdict) for one in settled(orders)] == [
+        ("b", Release(delay=5.0)),
+        ("c", Release(delay=10.0)),
+    ]
+    assert room(state) == 9  # they hold no slot
+    assert begun(arrive(state, "b", now=105.0)) == ["b"]
+    assert begun(arrive(state, "c", now=110.1)) == ["c"]
+
+
+def test_a_limited_task_that_may_start_in_a_moment_is_held():
+    state = slow(0.1)
+
+    orders = arrive(state, "a", "b", now=100.0)
+
+    assert begun(orders) == ["a"]
+    assert not settled(orders)
+    assert begun(step(state, Ticked(), now=100.09)) == []
+    assert begun(step(state, Ticked(), now=100.1)) == ["b"]
+
+
+def test_a_broker_that_cannot_delay_leaves_the_waiting_to_the_worker():
+    state = slow(60.0, delays=False)
+
+    orders = arrive(state, "a", "b", now=0.0)
+
+    assert not settled(orders)
+    assert begun(step(state, Ticked(), now=60.0)) == ["b"]
+
+
+def test_a_task_without_a_limit_passes_the_limited_ones():
+    state = slow(60.0)
+    state.policy = {"app.task": Policy(interval=60.0), "app.other": Policy()}.get
+    arrive(state, *"abcdefghijklmnop", now=0.0)
+
+    assert begun(step(state, Arrived((delivery("z", tag=99, task="app.other"),), 0.0), now=0.0)) == ["z"]
+
+
+def test_another_rate_begins_anew():
+    state = slow(10.0)
+    arrive(state, "a", "b", now=0.0)
+
+    step(state, Adjusted("app.task", Policy(interval=0.5)), now=1.0)
+
+    assert begun(arrive(state, "b", now=2.0)) == ["b"]
+    step(state, Adjusted("app.task", Policy()), now=3.0)
+    assert begun(arrive(state, *"cdefgh", now=3.0)) == [*"cdefgh"]
+
+
+# -- a pool that follows its load
+
+
+def scaled(state: WorkerState, orders: list[Any], now: float) -> list[int]:
+    """Obey the resizing among *orders*."""
+    sizes = [order.slots for order in orders if isinstance(order, Resize)]
+    for slots in sizes:
+        step(state, Resized(slots), now=now)
+    return sizes
+
+
+@pytest.mark.row("CLI-050", "TB-176")
+def test_a_pool_grows_at_once_and_shrinks_after_a_rest():
+    state = a_worker(slots=1, rules=Rules(keepalive=30.0))
+    assert scaled(state, step(state, Autoscaled(8, 2), now=0.0), 0.0) == [2]
+
+    assert room(state) == 8
+    assert scaled(state, arrive(state, *"abcde", now=1.0), 1.0) == [5]
+    for tag in range(1, 5):
+        step(state, finish(tag), now=2.0)
+    assert scaled(state, step(state, Ticked(), now=30.9), 30.9) == []
+    assert scaled(state, step(state, Ticked(), now=31.0), 31.0) == [2]
+    assert state.held.keys() == {5}
+
+
+@pytest.mark.row("TB-177")
+def test_the_bounds_of_a_pool_can_be_changed_and_lifted():
+    state = a_worker(slots=6)
+
+    assert step(state, Autoscaled(4, 1), now=0.0) == [Resize(4)]
+    assert step(state, Autoscaled(1, 9), now=0.0) == []
+    assert state.scale == (9, 1)
+    step(state, Autoscaled(0, 0), now=0.0)
+    assert room(state) == 6

@@ -23,6 +23,7 @@ POLICIES = {
     "early": Policy(acks_late=False),
     "limited": Policy(hard_limit=5.0, acks_on_timeout=False),
     "once": Policy(retry_lost=False),
+    "slow": Policy(interval=2.0),
 }
 TASKS = [*POLICIES, "unknown"]
 CRASH_LIMIT = 3

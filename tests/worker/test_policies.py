@@ -12,6 +12,7 @@ from umbel.worker.policies import policies
 
 TASK = {
     "acks_late": None,
+    "rate_limit": None,
     "reject_on_worker_lost": None,
     "soft_time_limit": None,
     "time_limit": None,
@@ -23,7 +24,10 @@ CONF = {
     "task_acks_on_failure": None,
     "task_acks_on_timeout": None,
     "task_reject_on_worker_lost": None,
+    "task_default_rate_limit": None,
+    "task_retry_on_worker_lost": False,
     "task_track_started": False,
+    "worker_disable_rate_limits": False,
 }
 
 
@@ -38,6 +42,7 @@ def test_without_options_a_task_follows_the_settings():
 
 
 @pytest.mark.row("API-098", "API-099", "API-100", "API-101", "API-102", "CFG-033", "CFG-034", "CFG-035", "CFG-036")
+@pytest.mark.row("API-089", "API-103", "CFG-037", "CFG-038", "CFG-039", "CFG-167")
 @pytest.mark.parametrize(
     ("task", "conf", "expected"),
     [
@@ -56,6 +61,13 @@ def test_without_options_a_task_follows_the_settings():
         ),
         ({}, {"task_acks_on_failure": False}, Policy(acks_on_failure=False, hard_limit=60.0)),
         ({"reject_on_worker_lost": False}, {}, Policy(retry_lost=False, hard_limit=60.0)),
+        ({"retry_on_worker_lost": True}, {}, Policy(retry_lost=False, hard_limit=60.0)),
+        ({}, {"task_retry_on_worker_lost": True}, Policy(retry_lost=False, hard_limit=60.0)),
+        ({"reject_on_worker_lost": True, "retry_on_worker_lost": True}, {}, Policy(hard_limit=60.0)),
+        ({"rate_limit": "30/m"}, {}, Policy(interval=2.0, hard_limit=60.0)),
+        ({"rate_limit": 0}, {"task_default_rate_limit": "10/s"}, Policy(hard_limit=60.0)),
+        ({}, {"task_default_rate_limit": "10/s"}, Policy(interval=0.1, hard_limit=60.0)),
+        ({"rate_limit": "1/h"}, {"worker_disable_rate_limits": True}, Policy(hard_limit=60.0)),
         ({"time_limit": 5, "soft_time_limit": 3}, {}, Policy(soft_limit=3, hard_limit=5)),
         ({"track_started": True}, {}, Policy(announce=True, hard_limit=60.0)),
     ],

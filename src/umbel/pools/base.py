@@ -161,6 +161,9 @@ class Pool(Protocol):
     def resize(self, slots: int) -> None:
         """Grow or shrink to *slots*; busy slots beyond that end with their job. `solo` stays at one."""
 
+    def recycle(self) -> None:
+        """Replace all processes, each once the jobs it runs have ended. `solo` has none to replace."""
+
     def info(self) -> dict[str, Any]:
         """Return facts for people: kind, slots, pids, how many children have been replaced and why.
 

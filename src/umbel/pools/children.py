@@ -247,6 +247,13 @@ class ChildrenPool:
         self._fork_more()
         self._deal(time.monotonic())
 
+    def recycle(self) -> None:
+        if self._zygote is None or self._is_stopping:
+            return
+        for child in list(self._children.values()):
+            self._retire(child, "recycled")
+        self._deal(time.monotonic())
+
     def info(self) -> dict[str, Any]:
         return {
             "kind": self._kind,

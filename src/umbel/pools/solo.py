@@ -140,6 +140,9 @@ class SoloPool:
     def resize(self, slots: int) -> None:
         """Change nothing: there is one thread."""
 
+    def recycle(self) -> None:
+        """Change nothing: the process is the worker itself."""
+
     def info(self) -> dict[str, Any]:
         return {
             "kind": "solo",

@@ -21,6 +21,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     retry_lost: bool = True  # late: a task whose process died runs again, counted; False = it has failed
     soft_limit: float | None = None  # seconds; a message's own limit wins
     hard_limit: float | None = None
+    interval: float = 0.0  # seconds between two starts in this worker (`rate_limit`); 0 = as they come
     announce: bool = False  # report when it begins (`track_started`, events)
 
 

@@ -20,13 +20,19 @@ from umbel.execution.outcome import Outcome
 from umbel.pools.base import Finished, Interrupt, Job, Lost, Started
 from umbel.worker.admit import RUN, Hold, Policy, admit
 from umbel.worker.facts import (
+    Adjusted,
     Arrived,
+    Autoscaled,
     Concluded,
     Fact,
     LeasesLost,
     Manner,
+    QueuesChanged,
+    Recycled,
     Reported,
     Resized,
+    Revoked,
+    Scaled,
     Stopped,
     Terminated,
     Ticked,
@@ -35,17 +41,21 @@ from umbel.worker.facts import (
 from umbel.worker.orders import (
     Acknowledge,
     Conclude,
+    Consume,
     Ending,
     Halt,
     InterruptJob,
     Order,
+    Recycle,
     Renew,
+    Resize,
     Run,
     Settle,
     Tell,
     Why,
     Withdraw,
 )
+from umbel.worker.rate import Starts
 
 __all__ = ["Rules", "WorkerState", "is_over", "next_timer", "room", "step"]
 
@@ -62,6 +72,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     buffer: int = 128  # deliveries held beyond the free slots at the most, however short the tasks
     patience: float = 0.1  # seconds without progress until what has not begun goes back to the broker
     eta_limit: int = 10_000  # deliveries held for their eta, where the broker does not hold them
+    delays: bool = True  # the broker holds what is released with a delay
+    hold: float = 1.0  # seconds that what may not start yet is held here; longer than that it is the broker's
+    keepalive: float = 30.0  # seconds of less load until an autoscaled pool shrinks
     discard: frozenset[str] = frozenset()  # reasons whose messages are dropped instead of kept as dead letters
 
 
@@ -96,6 +109,10 @@ class WorkerState:
     timers: list[tuple[float, int, str]] = field(default_factory=list)  # heap of (monotonic, tag, what)
     last_tag: int = 0
     announces: bool = False  # the pool is to say of every job when it begins (`enable_events`)
+    starts: dict[str, Starts] = field(default_factory=dict)  # of tasks with a rate limit, by name
+    adjusted: dict[str, Policy] = field(default_factory=dict)  # by task name: what replaces `policy`
+    scale: tuple[int, int] | None = None  # most and least slots, if they follow the load
+    loaded_at: float = 0.0  # monotonic: when all slots were last wanted
 
 
 def step(state: WorkerState, fact: Fact, *, now: float) -> list[Order]:
@@ -113,11 +130,21 @@ def step(state: WorkerState, fact: Fact, *, now: float) -> list[Order]:
             return _withdrawn(state, fact, now)
         case LeasesLost():
             return _leases_lost(state, fact)
-        case Terminated():
-            return _terminated(state, fact)
+        case Revoked() | Terminated():
+            return _revoked(state, fact)
         case Resized():
             state.slots = fact.slots
             return _advance(state, now)
+        case Scaled():
+            return [Resize(max(1, fact.slots))]
+        case Autoscaled():
+            return _autoscaled(state, fact, now)
+        case Adjusted():
+            return _adjusted(state, fact)
+        case QueuesChanged():
+            return [Consume()]
+        case Recycled():
+            return [Recycle()]
         case Stopped():
             return _stopped(state, fact, now)
         case _:
@@ -132,7 +159,8 @@ def room(state: WorkerState) -> int:
     """
     if state.stopping is not None or state.waiting >= state.rules.eta_limit:
         return 0
-    return max(0, state.slots + _buffer(state) - state.submitted - len(state.line))
+    slots = state.slots if state.scale is None else max(state.slots, state.scale[0])
+    return max(0, slots + _buffer(state) - state.submitted - len(state.line))
 
 
 def next_timer(state: WorkerState) -> float | None:
@@ -142,6 +170,8 @@ def next_timer(state: WorkerState) -> float | None:
         due.append(state.renew_at)
     if state.submitted > state.slots:
         due.append(state.progress + state.rules.patience)
+    if state.scale is not None and state.slots > max(state.scale[1], _load(state), 1):
+        due.append(state.loaded_at + state.rules.keepalive)
     return min(due, default=None)
 
 
@@ -160,16 +190,26 @@ def _buffer(state: WorkerState) -> int:
 
 
 def _arrived(state: WorkerState, fact: Arrived, now: float) -> list[Order]:
-    orders: list[Order] = []
+    orders: list[Order] = _rescale(state, now, coming=len(fact.deliveries))
     jobs: list[Job] = []
+    settlements: list[Settlement] = []
     rules = state.rules
     if not state.held:
         state.renew_at = now + rules.lease / 3
     for delivery in fact.deliveries:
         state.last_tag = tag = state.last_tag + 1
-        policy = state.policy(delivery.message.task)
+        name = delivery.message.task
+        policy = (state.adjusted and state.adjusted.get(name)) or state.policy(name)
         decision = admit(delivery, policy, crash_limit=rules.crash_limit, wall=fact.wall)
         held = state.held[tag] = _Held(delivery, policy, Lease(delivery.tag, delivery.token))
+        if decision is RUN and policy is not None and policy.interval:
+            seconds = _starts(state, name, policy.interval).wait(delivery.message.id, now)
+            if seconds > rules.hold and rules.delays:
+                del state.held[tag]
+                settlements.append(Settlement(lease=held.lease, verdict=Release(delay=seconds)))
+                continue
+            if seconds > 0:
+                decision = Hold(seconds)
         if decision is RUN:
             if policy is not None and policy.acks_late:
                 jobs.append(_job(state, tag, held, now))
@@ -180,6 +220,8 @@ def _arrived(state: WorkerState, fact: Arrived, now: float) -> list[Order]:
             heapq.heappush(state.timers, (now + decision.seconds, tag, "eta"))
         elif isinstance(decision, Why):
             orders.append(_conclude(tag, held, decision, _evidence(decision, held)))
+    if settlements:
+        orders.append(Settle(settlements))
     if jobs:
         orders.append(Run(jobs))
     if state.line:
@@ -400,14 +442,75 @@ def _concluded(state: WorkerState, fact: Concluded, now: float) -> list[Order]:
     return [Settle([settlement], [Ending(held.delivery, fact.outcome, None, held.why)]), *_advance(state, now)]
 
 
-def _terminated(state: WorkerState, fact: Terminated) -> list[Order]:
+def _revoked(state: WorkerState, fact: Revoked | Terminated) -> list[Order]:
     orders: list[Order] = []
+    dealt = False
     for tag, held in state.held.items():
-        if held.delivery.message.id in fact.ids and held.why is None:
+        if held.delivery.message.id not in fact.ids or held.why is not None:
+            continue
+        if not held.submitted:
+            _unwait(state, tag)
+            orders.append(_conclude(tag, held, Why.REVOKED, Why.REVOKED.value))
+        elif type(fact) is Terminated:
             held.why = Why.TERMINATED
-            if held.submitted:
-                orders.append(InterruptJob(tag=tag, how=Interrupt.CANCEL, signal=fact.signal))
+            orders.append(InterruptJob(tag=tag, how=Interrupt.CANCEL, signal=fact.signal))
+        else:
+            held.why, dealt = Why.REVOKED, True  # should it not have begun, or end without an outcome
+    if dealt and state.submitted > state.slots:
+        orders.append(Withdraw(state.submitted - state.slots))
     return orders
+
+
+# -- what people change while it works
+
+
+def _load(state: WorkerState) -> int:
+    return len(state.held) - state.waiting
+
+
+def _autoscaled(state: WorkerState, fact: Autoscaled, now: float) -> list[Order]:
+    if not fact.most:
+        state.scale = None
+        return []
+    most, least = max(fact.most, fact.least), min(fact.most, fact.least)
+    state.scale = most, least
+    state.loaded_at = now
+    slots = min(max(state.slots, least, 1), most)
+    return [Resize(slots)] if slots != state.slots else []
+
+
+def _rescale(state: WorkerState, now: float, *, coming: int = 0) -> list[Order]:
+    """Let the pool grow at once with what is wanted of it, and shrink after a rest."""
+    if state.scale is None:
+        return []
+    most, least = state.scale
+    load = _load(state) + coming
+    if load >= state.slots:
+        state.loaded_at = now
+        if state.slots < most and load > state.slots:
+            return [Resize(min(load, most))]
+    elif state.slots > max(least, 1) and now - state.loaded_at >= state.rules.keepalive:
+        state.loaded_at = now
+        return [Resize(max(load, least, 1))]
+    return []
+
+
+def _adjusted(state: WorkerState, fact: Adjusted) -> list[Order]:
+    state.adjusted[fact.task] = fact.policy
+    starts = state.starts.get(fact.task)
+    if starts is not None and starts.interval != fact.policy.interval:
+        del state.starts[fact.task]
+    for held in state.held.values():
+        if held.delivery.message.task == fact.task and not held.submitted:
+            held.policy = fact.policy
+    return []
+
+
+def _starts(state: WorkerState, task: str, interval: float) -> Starts:
+    starts = state.starts.get(task)
+    if starts is None:
+        starts = state.starts[task] = Starts(interval)
+    return starts
 
 
 # -- time
@@ -436,6 +539,7 @@ def _ticked(state: WorkerState, now: float) -> list[Order]:
     if jobs:
         orders.append(Run(jobs))
     orders += _advance(state, now)
+    orders += _rescale(state, now)
     if state.submitted > state.slots and now - state.progress >= state.rules.patience:
         state.progress = now
         orders.append(Withdraw(state.submitted - state.slots))
@@ -481,9 +585,18 @@ def _leases_lost(state: WorkerState, fact: LeasesLost) -> list[Order]:
 
 def _forget(state: WorkerState, tag: int) -> None:
     del state.held[tag]
+    _unwait(state, tag)
+
+
+def _unwait(state: WorkerState, tag: int) -> None:
+    """Let *tag* neither wait for a slot nor for its time any more."""
     if tag in state.line:
         state.line.remove(tag)
-    elif any(timer[1] == tag and timer[2] == "eta" for timer in state.timers):
+        return
+    timers = [timer for timer in state.timers if timer[1] != tag or timer[2] != "eta"]
+    if len(timers) < len(state.timers):
+        heapq.heapify(timers)
+        state.timers = timers
         state.waiting -= 1
 
 

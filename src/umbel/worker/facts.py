@@ -9,15 +9,22 @@ import msgspec
 from umbel.brokers.base import Delivery, Lease
 from umbel.execution.outcome import Outcome
 from umbel.pools.base import Receipt
+from umbel.worker.admit import Policy
 
 __all__ = [
+    "Adjusted",
     "Arrived",
+    "Autoscaled",
     "Concluded",
     "Fact",
     "LeasesLost",
     "Manner",
+    "QueuesChanged",
+    "Recycled",
     "Reported",
     "Resized",
+    "Revoked",
+    "Scaled",
     "Stopped",
     "Terminated",
     "Ticked",
@@ -82,11 +89,61 @@ class Resized(msgspec.Struct, frozen=True, gc=False):
     slots: int
 
 
-class Terminated(msgspec.Struct, frozen=True, gc=False):
-    """Somebody revoked these ids; what runs of them is to end."""
+class Revoked(msgspec.Struct, frozen=True, gc=False):
+    """Somebody forbade these ids; what runs of them goes on, what has not begun does not begin."""
 
     ids: frozenset[str]
-    signal: int | None = None
 
 
-Fact = Arrived | Reported | Concluded | Withdrawn | LeasesLost | Ticked | Stopped | Resized | Terminated
+class Terminated(msgspec.Struct, frozen=True, gc=False):
+    """Somebody forbade these ids; what runs of them is to end as well."""
+
+    ids: frozenset[str]
+    signal: int | None = None  # OS signal to end a process with; None = the pool's own way
+
+
+class Scaled(msgspec.Struct, frozen=True, gc=False):
+    """Somebody wants the pool to have so many slots."""
+
+    slots: int
+
+
+class Autoscaled(msgspec.Struct, frozen=True, gc=False):
+    """The pool is to grow with its load and to shrink after a rest, within these bounds; *most* 0 = no longer."""
+
+    most: int
+    least: int
+
+
+class Adjusted(msgspec.Struct, frozen=True, gc=False):
+    """A task's limits or ways are others from now on; what has begun keeps its own."""
+
+    task: str
+    policy: Policy
+
+
+class QueuesChanged(msgspec.Struct, frozen=True):
+    """Somebody changed which queues this worker consumes."""
+
+
+class Recycled(msgspec.Struct, frozen=True):
+    """Somebody wants new child processes."""
+
+
+Fact = (
+    Arrived
+    | Reported
+    | Concluded
+    | Withdrawn
+    | LeasesLost
+    | Ticked
+    | Stopped
+    | Resized
+    | Revoked
+    | Terminated
+    | Scaled
+    | Autoscaled
+    | Adjusted
+    | QueuesChanged
+    | Recycled
+)

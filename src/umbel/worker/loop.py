@@ -19,15 +19,18 @@ from umbel.pools.base import Pool
 from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
 from umbel.worker.core import WorkerState, is_over, next_timer, room, step
-from umbel.worker.facts import Arrived, Concluded, Fact, LeasesLost, Reported, Ticked, Withdrawn
+from umbel.worker.facts import Arrived, Concluded, Fact, LeasesLost, Reported, Resized, Ticked, Withdrawn
 from umbel.worker.orders import (
     Acknowledge,
     Conclude,
+    Consume,
     Ending,
     Halt,
     InterruptJob,
     Order,
+    Recycle,
     Renew,
+    Resize,
     Run,
     Settle,
     Tell,
@@ -84,6 +87,7 @@ class Connection:
     broker: Broker
     settler: Settler
     reopen: Callable[[], tuple[Broker, Settler]]  # declares and consumes again; raises BrokerUnavailable
+    subscribe: Callable[[Broker], None]  # declares and consumes what is wanted now; as `reopen` does
 
     def renew(self) -> None:
         """Close what there is and open it again."""
@@ -204,6 +208,13 @@ class Loop:
                     tags = self._pool.withdraw(order.limit)
                     if tags:
                         self._do(step(self.state, Withdrawn(tags), now=time.monotonic()))
+                case Resize():
+                    self._pool.resize(order.slots)
+                    self._do(step(self.state, Resized(self._pool.slots), now=time.monotonic()))
+                case Recycle():
+                    self._pool.recycle()
+                case Consume():
+                    self._subscribe()
                 case Halt():
                     self._pool.stop(0.0)
                 case _:
@@ -265,6 +276,16 @@ class Loop:
                 return
             self._unsettled = []
             ready = turn.ready  # those around them
+
+    def _subscribe(self) -> None:
+        if self._down_since is not None:
+            return  # it happens when the broker is back
+        self._stop_listening()
+        try:
+            self._connection.subscribe(self._connection.broker)
+        except BrokerUnavailable as exc:
+            self._lose(exc, time.monotonic())
+        self._hungry = True
 
     def _acknowledge(self, settlements: list[Settlement]) -> None:
         # These run once this returns, so it must hold now: a task that is acknowledged before it runs

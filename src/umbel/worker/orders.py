@@ -13,11 +13,14 @@ from umbel.pools.base import Interrupt, Job
 __all__ = [
     "Acknowledge",
     "Conclude",
+    "Consume",
     "Ending",
     "Halt",
     "InterruptJob",
     "Order",
+    "Recycle",
     "Renew",
+    "Resize",
     "Run",
     "Settle",
     "Tell",
@@ -103,8 +106,24 @@ class Withdraw(msgspec.Struct, frozen=True, gc=False):
     limit: int
 
 
+class Resize(msgspec.Struct, frozen=True, gc=False):
+    """Have the pool grow or shrink to so many slots, and come back with `Resized`."""
+
+    slots: int
+
+
+class Recycle(msgspec.Struct, frozen=True):
+    """Replace the pool's processes, each when the jobs it runs have ended."""
+
+
+class Consume(msgspec.Struct, frozen=True):
+    """Tell the broker which queues are wanted now."""
+
+
 class Halt(msgspec.Struct, frozen=True, gc=False):
     """End the pool now; what runs is killed and will be reported `Lost`."""
 
 
-Order = Run | Acknowledge | Settle | Conclude | Tell | Renew | InterruptJob | Withdraw | Halt
+Order = (
+    Run | Acknowledge | Settle | Conclude | Tell | Renew | InterruptJob | Withdraw | Resize | Recycle | Consume | Halt
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from umbel._time import parse_rate
 from umbel.worker.admit import Policy
 
 __all__ = ["policies", "policy_of"]
@@ -13,13 +14,16 @@ __all__ = ["policies", "policy_of"]
 def policy_of(task: Any, conf: Any, *, soft_limit: float | None, hard_limit: float | None, announce: bool) -> Policy:
     """Return the policy of *task*; *soft_limit* and *hard_limit* are the worker's own defaults, in seconds."""
     either = _first(getattr(task, "acks_on_failure_or_timeout", None), conf.task_acks_on_failure_or_timeout, True)
+    # A task that wants a lost run to count as a retry of its own has failed here: that is what follows from it.
+    retries_by_message = _first(getattr(task, "retry_on_worker_lost", None), conf.task_retry_on_worker_lost)
     return Policy(
         acks_late=bool(_first(task.acks_late, conf.task_acks_late)),
         acks_on_failure=bool(_first(getattr(task, "acks_on_failure", None), conf.task_acks_on_failure, either)),
         acks_on_timeout=bool(_first(getattr(task, "acks_on_timeout", None), conf.task_acks_on_timeout, either)),
-        retry_lost=bool(_first(task.reject_on_worker_lost, conf.task_reject_on_worker_lost, True)),
+        retry_lost=bool(_first(task.reject_on_worker_lost, conf.task_reject_on_worker_lost, not retries_by_message)),
         soft_limit=_first(task.soft_time_limit, soft_limit),
         hard_limit=_first(task.time_limit, hard_limit),
+        interval=_interval(task, conf),
         announce=announce or bool(_first(task.track_started, conf.task_track_started)),
     )
 
@@ -42,6 +46,13 @@ def policies(
             return policy
 
     return find
+
+
+def _interval(task: Any, conf: Any) -> float:
+    if conf.worker_disable_rate_limits:
+        return 0.0
+    rate = parse_rate(_first(task.rate_limit, conf.task_default_rate_limit))
+    return 1 / rate if rate > 0 else 0.0
 
 
 def _first(*values: Any) -> Any:

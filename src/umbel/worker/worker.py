@@ -211,7 +211,7 @@ class Worker:
 
     def _work(self) -> None:
         broker, settler = self._connect_patiently()
-        connection = Connection(broker=broker, settler=settler, reopen=self._connect)
+        connection = Connection(broker=broker, settler=settler, reopen=self._connect, subscribe=self._subscribe)
         state = WorkerState(
             slots=self.pool.slots,
             policy=policies(
@@ -262,14 +262,17 @@ class Worker:
     def _connect(self) -> tuple[Broker, Settler]:
         broker = self.app.open_broker()
         try:
-            queues = self.app.amqp.queues
-            broker.declare(queues.topology.merge(self.app.events.topology))
-            broker.consume([queue.name for queue in queues.consume_from.values()])
+            self._subscribe(broker)
             settler: Settler = Fused(broker) if self.app.is_fused() else Apart(broker, self.app.open_backend())
         except BaseException:
             broker.close()
             raise
         return broker, settler
+
+    def _subscribe(self, broker: Broker) -> None:
+        queues = self.app.amqp.queues
+        broker.declare(queues.topology.merge(self.app.events.topology))
+        broker.consume([queue.name for queue in queues.consume_from.values()])
 
     def _connect_patiently(self) -> tuple[Broker, Settler]:
         conf = self.app.conf

@@ -628,6 +628,20 @@ class ProcessPoolContract(PoolContract):
         driver.pool.resize(2)
         assert driver.results(driver.give(*(["echo", i] for i in range(100)))) == list(range(100))
 
+    def test_recycling_replaces_each_process_when_its_jobs_have_ended(self, make_driver: _Drive, gate: Path) -> None:
+        driver = make_driver(slots=2)
+        (running,) = driver.give(["wait", str(gate)], announce=True)
+        driver.until(lambda: running in driver.started)
+        before = set(driver.look()["processes"])
+
+        driver.pool.recycle()
+        (next_one,) = driver.give(["pid"])
+
+        assert driver.results([next_one])[0] not in before
+        gate.touch()
+        assert driver.results([running]) == [str(gate)]
+        driver.until(lambda: not before & set(driver.look()["processes"]))
+
     def test_a_killed_job_ends_whatever_it_does(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=2)
         target, neighbour = driver.give(["block", 60], ["wait", str(gate)], announce=True)
