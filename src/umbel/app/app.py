@@ -434,6 +434,17 @@ class Umbel:
             publisher.tell_published([publication])  # a moment early, but in the process that listens
         return publication
 
+    def prepared(self, sig: Any, **options: Any) -> list[Publication | ChordSize]:
+        """Return what sending *sig* would write, for somebody else to write; *options* replace those of messages."""
+        found: list[Publication | ChordSize] = []
+        for each in self.expand(sig)[1]:
+            call = self.chords.open(each) if isinstance(each, Opening) else each
+            if isinstance(call, Call):
+                found.append(self.prepare(call.task, call.args, call.kwargs, {**call.options, **options}))
+            else:
+                found.append(call)
+        return found
+
     def send_calls(self, calls: Iterable[Call | Opening], **options: Any) -> None:
         """Send *calls*, many to an exchange; return when the broker has them all."""
         prepare = self.amqp.publisher.prepare

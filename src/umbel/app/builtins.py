@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from umbel.result import result_from_tuple
+
 __all__ = ["add_builtin_tasks"]
 
 
@@ -41,6 +43,26 @@ def add_builtin_tasks(app: Any) -> None:
 
         return run
 
+    def look_after_chord(  # noqa: PLR0917 - as peers send it
+        self: Any,
+        group_id: str,
+        callback: Any,
+        interval: float | None = None,
+        max_retries: int | None = None,
+        result: Iterable[Any] = (),
+        **_: Any,
+    ) -> None:
+        """Send the body of a chord once its header has ended, and look again later until then (PRT-206)."""
+        header = app.GroupResult(group_id, [result_from_tuple(each, app) for each in result])
+        if not header.ready():
+            seconds = app.conf.result_chord_retry_interval if interval is None else interval
+            raise self.retry(countdown=seconds, max_retries=max_retries)
+        request = self.request
+        request.outbox.extend(
+            app.chords.fire(group_id, callback, header, {"parent_id": request.id, "root_id": request.root_id})
+        )
+
+    app.add_task(look_after_chord, name="celery.chord_unlock", bind=True, max_retries=None, ignore_result=True)
     app.add_task(_accumulate, name="celery.accumulate")
     app.add_task(backend_cleanup, name="celery.backend_cleanup")
     app.add_task(_chain, name="celery.chain", ignore_result=True)

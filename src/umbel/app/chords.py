@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from umbel._time import as_seconds
 from umbel.canvas.call import Call, Opening
-from umbel.states import EXCEPTION_STATES
+from umbel.execution.fire import fire_with
+from umbel.result import ResultSet
+from umbel.states import EXCEPTION_STATES, PROPAGATE_STATES, SUCCESS
 from umbel.wire.chord import ChordSize
 from umbel.wire.result import exception_from_data, exception_to_data
 
-__all__ = ["Chords"]
+__all__ = ["Chords", "EagerChords"]
 
 
 class Chords:
@@ -41,6 +44,17 @@ class Chords:
             {**options, "countdown": 1, "ignore_result": True},
         )
 
+    def fire(self, group: str, body: Any, header: Any, options: Mapping[str, Any]) -> list[Any]:
+        """Return what is to be written because the *header* of a chord, a result whose members are ready, is over."""
+
+        def parts() -> list[tuple[str, str, Any]]:
+            for each in _failed(header):
+                return [(each.id, each.state, each.result)]
+            return [(each.id, SUCCESS, each.get(disable_sync_subtasks=False)) for each in header]
+
+        outcome = fire_with(self._app.plans("").env, group, body, parts, options)
+        return [*outcome.follow_ups, *outcome.sizes, *outcome.parts, *outcome.records]
+
     def write_part(self, task_id: str, state: str, result: Any) -> bytes:
         """Return ``[1, id, state, result]`` encoded as results are (PRT-196)."""
         if isinstance(result, BaseException):
@@ -66,3 +80,20 @@ class Chords:
     def read_body(self, data: bytes, content_type: str) -> Any:
         """Return what `write_body` was given."""
         return self._codecs.decode(data, content_type, self._codecs.codec(content_type).content_encoding, accept=None)
+
+
+def _failed(results: Iterable[Any]) -> Iterator[Any]:
+    """Yield those that have failed, at any depth."""
+    for each in results:
+        if isinstance(each, ResultSet):
+            yield from _failed(each)
+        elif each.state in PROPAGATE_STATES:
+            yield each
+
+
+class EagerChords(Chords):
+    """Those of tasks that are run where they are called: counted by whoever runs them, kept nowhere."""
+
+    def open(self, opening: Opening) -> ChordSize:
+        """Return the size of the chord."""
+        return ChordSize(group=opening.group, size=len(opening.ids))

@@ -8,9 +8,12 @@ from typing import Any
 
 from umbel import current, states
 from umbel._names import gethostname
+from umbel.app.chords import EagerChords
 from umbel.app.perform import Plans
 from umbel.brokers.base import Delivery, Publication
-from umbel.execution.execute import Ended, execute_request
+from umbel.brokers.memory_chords import ChordCounts
+from umbel.execution.execute import execute_request
+from umbel.execution.outcome import Outcome
 from umbel.execution.request import Request
 from umbel.result import EagerResult
 
@@ -27,13 +30,17 @@ def apply(
     throw: bool | None = None,
     logfile: str | None = None,
     loglevel: int | None = None,
+    counts: ChordCounts | None = None,
 ) -> EagerResult[Any]:
     """Run *task* until it succeeds, fails, or has no retry left; return its result.
+
+    *counts* are the chords under way around it.
 
     Raises:
         Exception: the task's own, if *throw* (None = setting ``task_eager_propagates``).
     """
-    plans = Plans(app, gethostname(), partial(_follow_up, app))
+    eager = app.conf.task_always_eager
+    plans = Plans(app, gethostname(), partial(_follow_up, app), EagerChords(app) if eager else None)
     plan = plans.find(task.name)
     if plan is None:
         raise app.tasks.NotRegistered(task.name)
@@ -61,7 +68,7 @@ def apply(
             break
         again = ended.retval.sig
         args, kwargs, options = again.args, again.kwargs, _without_delay(again.options)
-    _settle(app, ended)
+    _settle(app, plans, ended.outcome, counts or ChordCounts())
     if throw is None:
         throw = app.conf.task_eager_propagates
     if throw and ended.outcome.state in states.PROPAGATE_STATES:
@@ -94,18 +101,24 @@ def _follow_up(app: Any, name: str, args: Any, kwargs: Any, options: Any) -> Pub
     )
 
 
-def _settle(app: Any, ended: Ended) -> None:
+def _settle(app: Any, plans: Plans, outcome: Outcome, counts: ChordCounts) -> None:
     """Do what a worker's parent would do with the outcome."""
-    for publication in ended.outcome.follow_ups:
-        if app.conf.task_always_eager:
-            _run(app, publication)
-        else:
-            app.publish([publication])
-    if ended.outcome.records:
-        app.backend.keep(ended.outcome.records)
+    if app.conf.task_always_eager:
+        counts.open(outcome.sizes, 0.0)
+        for publication in outcome.follow_ups:
+            _run(app, publication, counts)
+        for ready in counts.count(outcome.parts, 0.0):
+            _settle(app, plans, plans.fire(ready), counts)
+    else:
+        if outcome.sizes:
+            app.backend.open_chords(outcome.sizes)
+        if outcome.follow_ups:
+            app.publish(outcome.follow_ups)
+    if outcome.records:
+        app.backend.keep(outcome.records)
 
 
-def _run(app: Any, publication: Publication) -> None:
+def _run(app: Any, publication: Publication, counts: ChordCounts) -> None:
     """Run a follow-up here."""
     message = publication.message
     args, kwargs, embed = app.coder.read(message)
@@ -123,7 +136,7 @@ def _run(app: Any, publication: Publication) -> None:
         "retries": message.retries,
         "ignore_result": message.ignore_result,
     }
-    apply(app, app.tasks[message.task], args, kwargs, options, throw=False)
+    apply(app, app.tasks[message.task], args, kwargs, options, throw=False, counts=counts)
 
 
 def _without_delay(options: Mapping[str, Any]) -> dict[str, Any]:

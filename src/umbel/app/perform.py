@@ -28,10 +28,10 @@ __all__ = ["Plans", "TaskRunner"]
 class Plans:
     """What running each task of an app needs, read once for each."""
 
-    def __init__(self, app: Any, hostname: str, prepare: Any = None) -> None:
+    def __init__(self, app: Any, hostname: str, prepare: Any = None, chords: Any = None) -> None:
         """Take the node name *hostname*, which requests and results show.
 
-        *prepare* makes the messages of follow-ups; None = `Umbel.prepare`.
+        *prepare* makes the messages of follow-ups, *chords* says how they are counted; None = as the app does.
         """
         conf, loader = app.conf, app.loader
         self._app = app
@@ -44,7 +44,7 @@ class Plans:
             write=coder.write,
             prepare=prepare or app.prepare,
             expand=app.expand,
-            chords=app.chords,
+            chords=chords or app.chords,
             find_task=app.tasks.get,
             result_expires=as_seconds(conf.result_expires) or None,
             failure_expires=as_seconds(conf.result_failure_expires),

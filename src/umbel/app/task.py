@@ -14,11 +14,13 @@ from umbel import current, result
 from umbel.app.annotations import annotate
 from umbel.app.arguments import Arguments
 from umbel.app.models import Models
+from umbel.canvas.ids import ends_of
 from umbel.canvas.maps import chunks, xmap, xstarmap
 from umbel.canvas.signature import Signature, maybe_signature
 from umbel.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, OperationalError, Retry
 from umbel.execution.request import Request
 from umbel.execution.retry import retry, signature_from_request
+from umbel.wire.chord import ChordSize
 
 __all__ = ["AsyncTask", "Context", "PendingTask", "Task", "TaskType", "made"]
 
@@ -360,11 +362,36 @@ class Task(Generic[P, R]):
         request = self.request
         if request.is_eager or request.called_directly:
             return sig.apply().get()
-        nesting = {"replaced_task_nesting": request.replaced_task_nesting + 1}
-        _, calls = self.app.expand(sig)
-        for call in calls:
-            request.outbox.append(self.app.prepare(call.task, call.args, call.kwargs, {**call.options, **nesting}))
+        request.outbox.extend(self.app.prepared(sig, replaced_task_nesting=request.replaced_task_nesting + 1))
         raise Ignore(f"replaced by {sig!r}")
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Have the body of the running task's chord wait for *sig* too; return its result.
+
+        It is sent, and waited for, when this run is settled. With *lazy* it is waited for from now on, and returned to
+        be sent by the caller before this task ends: if it never is, the body never runs.
+
+        Raises:
+            ValueError: the running task belongs to no chord.
+            NotImplementedError: the result backend cannot count.
+        """
+        request = self.request
+        if not request.chord or not request.group:
+            raise ValueError(f"task {self.name} is not a member of any chord, so nothing can be added to it")
+        if not self.app.backend.counts_chords:
+            raise NotImplementedError("this result backend does not count the parts of chords, so none can be added")
+        sig = maybe_signature(sig, self.app).clone()
+        sig.set(task_id=None, group_id=None)
+        result = sig.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id)
+        sizes = [
+            ChordSize(group=request.group, added=end["options"]["task_id"], expires=self.app.chords.expires)
+            for end in ends_of(sig)
+        ]
+        if lazy:
+            self.app.backend.open_chords(sizes)
+            return sig
+        request.outbox.extend([*sizes, *self.app.prepared(sig, parent_id=request.id)])
+        return self.add_trail(result)
 
     # -- while it runs
 

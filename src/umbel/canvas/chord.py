@@ -143,6 +143,14 @@ class chord(Signature):  # noqa: N801 - Celery's name
         made["kwargs"] = {**self["kwargs"], "header": copied, "body": self.body.clone() if self.body else None}
         return made
 
+    def freeze(self, *args: Any, **kwargs: Any) -> Any:
+        """Give it, its header and its body the ids they will have when sent; return the body's handle."""
+        result = super().freeze(*args, **kwargs)
+        self["kwargs"] = {**self["kwargs"], "header": maybe_signature(self["kwargs"]["header"], self._app)}
+        return result
+
+    _freeze = freeze
+
     def set_immutable(self, immutable: bool) -> None:
         """Say for header and body whether they ignore arguments given later."""
         for task in self.tasks:

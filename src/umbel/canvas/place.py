@@ -174,11 +174,12 @@ def _identity(signature: Any, app: App, where: Place, task_id: str | None) -> di
         options["task_id"] = task_id or uuid()
     if not options.get("reply_to"):
         options["reply_to"] = app.thread_oid
+    belongs = options.get("group_id") and options.get("group_index") is not None  # to another one: its place stays
     if where.group_id and not options.get("group_id"):
         options["group_id"] = where.group_id
     if where.chord is not None:
         options["chord"] = where.chord
-    if where.group_index is not None:
+    if where.group_index is not None and not belongs:
         options["group_index"] = where.group_index
     if where.root_id is not None:
         options["root_id"] = where.root_id
