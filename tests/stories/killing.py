@@ -19,7 +19,13 @@ from umbel.worker.worker import Worker
 
 __all__ = ["Runs", "kill_at_step", "make_app", "run_worker", "run_worker_until"]
 
-_WATCHED = ("umbel/worker/loop.py", "umbel/worker/settle.py", "umbel/worker/core.py", "umbel/brokers/sqlite")
+_WATCHED = (
+    "umbel/worker/loop.py",
+    "umbel/worker/settle.py",
+    "umbel/worker/core.py",
+    "umbel/brokers/sqlite",
+    "umbel/execution/fire.py",
+)
 
 
 class Runs:

@@ -1,0 +1,124 @@
+"""Kill the worker at every step with chords in flight: each body fires exactly once, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.stories.killing import Runs, kill_at_step, make_app, run_worker, run_worker_until
+
+from umbel import Umbel, chord
+from umbel.brokers.base import Claim, Lease, Settlement
+from umbel.execution.execute import execute
+from umbel.wire.chord import HELD
+
+pytestmark = pytest.mark.process
+
+STRIDE = 53  # lines between two kills
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[tuple[Umbel, Runs]]:
+    app, runs = make_app(tmp_path, task_crash_limit=0)
+
+    @app.task(name="story.body", bind=True)
+    def body(self: Any, values: list[int], number: int) -> list[int]:
+        runs.note(f"body {number} {values} as {self.request.delivery.tag}")
+        return values
+
+    @app.task(name="story.fails")
+    def fails(number: int) -> None:
+        runs.note(f"fails {number}")
+        raise ValueError(number)
+
+    @app.task(name="story.errback", bind=True)
+    def errback(self: Any, task_id: str) -> None:
+        runs.note(f"errback {task_id} as {self.request.delivery.tag}")
+
+    yield app, runs
+    app.close()
+
+
+def waiting(app: Umbel) -> int:
+    """How many messages are in the queue or in a hand."""
+    with closing(app.open_broker()) as broker:
+        return sum(size.ready + size.delayed + size.claimed for size in broker.sizes().values())
+
+
+def in_hand(app: Umbel) -> int:
+    """How many messages some worker has claimed, dead or alive."""
+    with closing(app.open_broker()) as broker:
+        return sum(size.claimed for size in broker.sizes().values())
+
+
+def fired(runs: Runs, kind: str) -> Counter[str]:
+    """By how many messages each body (or errback) ran: one message that is run again bears one tag."""
+    messages = {line for line in runs.lines() if line.startswith(kind)}
+    return Counter(line.rpartition(" as ")[0] for line in messages)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_worker_killed_at_any_step_fires_each_body_exactly_once(story: tuple[Umbel, Runs]):
+    app, runs = story
+    first, second, body, fails, errback = (
+        app.tasks[f"story.{name}"] for name in ("first", "second", "body", "fails", "errback")
+    )
+    bodies: list[str] = []
+    failed: list[str] = []
+    kills = 0
+
+    def send() -> None:
+        number = len(bodies)
+        chord([first.si(10 * number), first.s(10 * number + 1) | second.s()], body.s(number)).apply_async()
+        bodies.append(f"body {number} {[10 * number, 10 * number + 1]}")
+        if number % 2:
+            wrong = chord([first.si(-number), fails.si(number)], body.s(-1).on_error(errback.s())).apply_async()
+            failed.append(f"errback {wrong.id}")
+
+    def killed_at(step: int) -> Callable[[], None]:
+        orphans = in_hand(app)  # of those killed before; whoever comes when their leases have run out may have them
+        worker = run_worker_until(app, lambda: waiting(app) <= orphans, pool="solo", concurrency=1)
+
+        def work() -> None:
+            kill_at_step(step, begin="settle")
+            worker()
+
+        return work
+
+    for step in range(1, 20_000, STRIDE):
+        send()
+        if not os.WIFSIGNALED(run_worker(killed_at(step))):
+            break  # the worker came to its end before that step
+        kills += 1
+
+    def all_is_done() -> bool:
+        done = len(fired(runs, "body")) + len(fired(runs, "errback"))
+        return done == len(bodies) + len(failed) and not waiting(app)
+
+    assert run_worker(run_worker_until(app, all_is_done, pool="solo")) == 0
+    assert kills > 20, "the worker was hardly ever killed: the test looks at the wrong lines"
+    assert fired(runs, "body") == dict.fromkeys(bodies, 1)
+    assert fired(runs, "errback") == dict.fromkeys(failed, 1)
+
+
+@pytest.mark.timeout(60)
+def test_a_chord_that_a_dead_worker_completed_is_found_and_fired(story: tuple[Umbel, Runs]):
+    app, runs = story
+    made = chord([app.tasks["story.first"].si(1)], app.tasks["story.body"].s(7)).apply_async()
+    with closing(app.open_broker()) as broker:
+        broker.consume(["celery"])
+        (delivery,) = broker.settle((), Claim(limit=1, lease=HELD, owner="dies")).deliveries
+        outcome = execute(app.plans("dies").find("story.first"), delivery)
+        lease = Lease(delivery.tag, delivery.token)
+        turn = broker.settle([Settlement(lease=lease, records=outcome.records, parts=outcome.parts)])
+        assert len(turn.ready) == 1  # and with that it dies
+
+    assert run_worker(run_worker_until(app, lambda: bool(fired(runs, "body")) and not waiting(app), pool="solo")) == 0
+    assert fired(runs, "body") == {"body 7 [1]": 1}
+    assert made.get(timeout=1) == [1]
