@@ -11,14 +11,18 @@ import msgspec
 
 from umbel._names import close_match
 from umbel._repr import mask_url
+from umbel.app import redis_settings
 from umbel.backends.base import Backend
 from umbel.backends.memory import MemoryBackend
+from umbel.backends.redis import RedisBackend
 from umbel.backends.sqlite import SqliteBackend
 from umbel.brokers.amqp import AmqpBroker, AmqpOptions
 from umbel.brokers.amqp_address import dialling
 from umbel.brokers.base import Broker
 from umbel.brokers.memory import MemoryBroker
 from umbel.brokers.memory_store import MemoryStores
+from umbel.brokers.redis import RedisBroker
+from umbel.brokers.redis_address import SCHEMES
 from umbel.brokers.sqlite import SqliteBroker
 from umbel.brokers.sqlite_file import parse
 from umbel.exceptions import ImproperlyConfigured
@@ -41,7 +45,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def reader(self) -> MessageReader:
         """Return what reads task messages as the settings say."""
-        accept = self.conf.accept_content
+        accept = None if self.conf is None else self.conf.accept_content
         known = None if accept is None else self.codecs.content_types(accept)
         return MessageReader(self.codecs, known, timezone=self.timezone)
 
@@ -87,7 +91,19 @@ def _memory_backend(url: str, site: Site) -> Backend:
     return MemoryBackend(site.memory.at(url))
 
 
+def _redis_broker(url: str, site: Site) -> Broker:
+    address = redis_settings.broker_address(url, site.options, site.conf)
+    names = redis_settings.names(site.options, site.conf)
+    return RedisBroker(address, names, codecs=site.codecs, reader=site.reader)
+
+
+def _redis_backend(url: str, site: Site) -> Backend:
+    address = redis_settings.results_address(url, site.options, site.conf)
+    return RedisBackend(address, redis_settings.names({}, site.conf))
+
+
 _BROKERS: Final[dict[str, OpenBroker]] = {
+    **dict.fromkeys(SCHEMES, _redis_broker),
     "memory": _memory_broker,
     "sqlite": _sqlite_broker,
     "amqp": _amqp_broker,
@@ -96,6 +112,7 @@ _BROKERS: Final[dict[str, OpenBroker]] = {
     "librabbitmq": _amqp_broker,
 }
 _BACKENDS: Final[dict[str, OpenBackend]] = {
+    **dict.fromkeys(SCHEMES, _redis_backend),
     "memory": _memory_backend,
     "cache+memory": _memory_backend,
     "sqlite": _sqlite_backend,
@@ -127,6 +144,10 @@ def same_server(broker_url: str, backend_url: str | None, site: Site) -> bool:
             return parse(broker_url, site.home).path == parse(backend_url, site.home).path
         case "memory":
             return site.memory.at(broker_url) is site.memory.at(backend_url)
+        case scheme if scheme in SCHEMES:
+            options = site.conf.result_backend_transport_options or {} if site.conf is not None else {}
+            messages = redis_settings.broker_address(broker_url, site.options, site.conf)
+            return messages.place == redis_settings.results_address(backend_url, options, site.conf).place
         case _:
             return False
 

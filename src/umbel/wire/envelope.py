@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Mapping
 from datetime import datetime
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, Literal
@@ -97,6 +98,14 @@ class Envelopes:
         Raises:
             InvalidMessage: it is no envelope.
         """
+        return self.amend(data, {"redelivered": True}, {"redelivered": True})
+
+    def amend(self, data: bytes | str, headers: Mapping[str, Any], way: Mapping[str, Any]) -> bytes:
+        """Return the envelope with these *headers* and this of its `delivery_info` changed; None takes one out.
+
+        Raises:
+            InvalidMessage: it is no envelope.
+        """
         envelope = self._open(data)
         info = envelope.properties.get("delivery_info")
         return self._json.encode(
@@ -104,11 +113,8 @@ class Envelopes:
                 "body": envelope.body,
                 "content-encoding": envelope.content_encoding,
                 "content-type": envelope.content_type,
-                "headers": {**(envelope.headers or {}), "redelivered": True},
-                "properties": {
-                    **envelope.properties,
-                    "delivery_info": {**(info if isinstance(info, dict) else {}), "redelivered": True},
-                },
+                "headers": _changed(envelope.headers, headers),
+                "properties": {**envelope.properties, "delivery_info": _changed(info, way)},
             }
         )
 
@@ -138,6 +144,11 @@ class _Envelope(msgspec.Struct, rename=_HYPHENS, gc=False):
 
 
 _DECODER: Final = msgspec.json.Decoder(_Envelope)
+
+
+def _changed(known: object, changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**(known if isinstance(known, dict) else {}), **changes}
+    return {key: value for key, value in merged.items() if value is not None or key not in changes}
 
 
 def _body(text: str, encoding: object) -> bytes:

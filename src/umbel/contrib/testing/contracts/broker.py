@@ -1388,7 +1388,7 @@ def _full_message(site: Site) -> Message:
         stamps={"tenant": ["acme"]},
         headers={"my-header": "ü", "numbers": [1, 2.5, None, True], "nested": {"a": {"b": "c"}}},
         reply_to="reply-queue",
-        correlation_id="3f1c",
+        correlation_id="another",
         priority=5,
         delivery_mode=2,
         properties={"app_id": "billing"},

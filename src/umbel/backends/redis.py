@@ -1,0 +1,224 @@
+"""Keep outcomes on a Redis server in Celery's keys, and hear from it when one comes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from umbel.backends.base import BackendFeatures
+from umbel.brokers.redis_address import Address
+from umbel.brokers.redis_link import Argument, Link
+from umbel.brokers.redis_names import Names
+from umbel.brokers.redis_orders import Orders, part_of_chord, size_of_chord
+from umbel.brokers.redis_scripts import TURN
+from umbel.exceptions import BackendError, OperationalError
+from umbel.wire.chord import ChordPart, ChordSize, ReadyChord
+from umbel.wire.record import Record
+
+__all__ = ["RedisBackend"]
+
+_CHUNK: Final = 500  # keys in one command
+_PAUSE: Final = 0.5  # seconds between two attempts to hear again after the connection broke
+
+
+class RedisBackend:
+    """A connection to the results on a Redis server: the port `Backend`.
+
+    Who waits subscribes to the result's key, on a second connection, which serves one wait after the other.
+    """
+
+    features = BackendFeatures(push=True, expires=True, groups=True, chords=True)
+
+    def __init__(self, address: Address, names: Names) -> None:
+        """Connect to *address* when it is needed; the keys are those of *names*."""
+        self._link = Link(address)
+        self._names = names
+        self._closed = False
+        self._spare: list[Link] = []  # of a wait that ended
+
+    def store(self, records: Sequence[Record]) -> None:
+        with self._use():
+            for start in range(0, len(records), _CHUNK):
+                orders = Orders()
+                for record in records[start : start + _CHUNK]:
+                    orders.record(self._names.result(record.id), record)
+                self._run(orders)
+
+    def fetch(self, ids: Collection[str]) -> dict[str, bytes]:
+        wanted = list(ids)
+        found: dict[str, bytes] = {}
+        with self._use() as link:
+            for start in range(0, len(wanted), _CHUNK):
+                some = wanted[start : start + _CHUNK]
+                payloads = link.call(b"MGET", *map(self._names.result, some))
+                found.update({task_id: each for task_id, each in zip(some, payloads, strict=True) if each is not None})
+        return found
+
+    def forget(self, ids: Iterable[str]) -> None:
+        gone = [self._names.result(task_id) for task_id in ids]
+        with self._use() as link:
+            for start in range(0, len(gone), _CHUNK):
+                link.call(b"DEL", *gone[start : start + _CHUNK])
+
+    def watch(self, ids: Collection[str]) -> RedisWatch:
+        with self._use() as link:
+            spare = self._spare.pop() if self._spare else Link(link.address)
+            return RedisWatch(spare, {self._names.result(task_id): task_id for task_id in ids}, self._spare)
+
+    def save_group(self, group_id: str, payload: bytes, *, expires: float | None = None) -> None:
+        lifetime: tuple[Argument, ...] = () if expires is None else (b"PX", max(1, int(expires * 1000)))
+        with self._use() as link:
+            link.call(b"SET", self._names.group(group_id), payload, *lifetime)
+
+    def fetch_group(self, group_id: str) -> bytes | None:
+        with self._use() as link:
+            payload: bytes | None = link.call(b"GET", self._names.group(group_id))
+        return payload
+
+    def forget_group(self, group_id: str) -> None:
+        with self._use() as link:
+            link.call(b"DEL", self._names.group(group_id))
+
+    def cleanup(self) -> int:
+        with self._use():
+            return 0  # the server does it
+
+    # -- chords
+
+    def open_chords(self, sizes: Sequence[ChordSize]) -> None:
+        orders = Orders()
+        for size in sizes:
+            size_of_chord(orders, self._names.group(size.group), size)
+        with self._use():
+            self._run(orders)
+
+    def count_parts(self, parts: Sequence[ChordPart]) -> tuple[ReadyChord, ...]:
+        orders = Orders()
+        for part in parts:
+            part_of_chord(orders, self._names.group(part.group), part)
+        with self._use():
+            return self._ready(self._run(orders))
+
+    def ready_chords(self, limit: int) -> tuple[ReadyChord, ...]:
+        with self._use():
+            return self._ready(self._run(Orders(), chords=limit))
+
+    def close_chords(self, groups: Iterable[str]) -> frozenset[str]:
+        wanted = list(dict.fromkeys(groups))
+        orders = Orders()
+        for group in wanted:
+            orders.settle(f"!{self._names.group(group)}.r")
+        with self._use():
+            refused = {place - 1 for place in self._run(orders)[1]} if wanted else set()
+        return frozenset(group for place, group in enumerate(wanted) if place not in refused)
+
+    def close(self) -> None:
+        self._closed = True
+        for link in (self._link, *self._spare):
+            link.close()
+        self._spare.clear()
+
+    def _run(self, orders: Orders, *, chords: int = 0) -> Any:
+        limit = 0 if chords else -1
+        return self._link.run(TURN, self._names.turn(), b"", *orders.words([limit, 0, 0, chords]))
+
+    @staticmethod
+    def _ready(answer: Any) -> tuple[ReadyChord, ...]:
+        return tuple(
+            ReadyChord(group=group.decode(), body=body, parts=tuple(parts)) for group, body, *parts in answer[2]
+        )
+
+    @contextmanager
+    def _use(self) -> Iterator[Link]:
+        if self._closed:
+            raise RuntimeError("this Redis backend is closed: open another one")
+        with _as_backend_error():
+            yield self._link
+
+
+class RedisWatch:
+    """A caller's wait for some tasks."""
+
+    def __init__(self, link: Link, ids: dict[str, str], spare: list[Link]) -> None:
+        self._link: Link | None = link
+        self._ids = ids  # by key
+        self._spare = spare
+        self._changed: set[str] = set()
+        self._pid = os.getpid()
+        link.on_push = self._hear
+        with _as_backend_error():
+            self._subscribe(link)
+
+    def wait(self, timeout: float | None) -> set[str]:
+        link = self._link
+        if link is None:
+            return set()
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self._changed:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            try:
+                with _as_backend_error():
+                    heard = link.listen(left)
+            except BackendError:
+                if left is not None and left <= 0:
+                    raise
+                self._resume(link)
+                continue
+            if not heard and left is not None and left <= 0:
+                break
+        changed, self._changed = self._changed, set()
+        return changed
+
+    def fileno(self) -> int | None:
+        link = self._link
+        if link is None:
+            raise RuntimeError("this watch is closed: watch again")
+        return link.fileno()
+
+    def close(self) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        if not link.is_open or self._pid != os.getpid() or self._spare:
+            link.close()
+            return
+        try:
+            if self._ids:
+                link.announce([(b"UNSUBSCRIBE",)])
+        except OperationalError:
+            link.close()
+            return
+        self._spare.append(link)
+
+    def _subscribe(self, link: Link) -> None:
+        keys = list(self._ids)
+        if keys:
+            link.announce([(b"SUBSCRIBE", *keys[start : start + _CHUNK]) for start in range(0, len(keys), _CHUNK)])
+        else:
+            link.open()
+
+    def _resume(self, link: Link) -> None:
+        """Hear again on a new connection; what came meanwhile is unknown, so all may have changed."""
+        try:
+            self._subscribe(link)
+        except OperationalError:
+            time.sleep(_PAUSE)
+        else:
+            self._changed.update(self._ids.values())
+
+    def _hear(self, push: Sequence[Any]) -> None:
+        if push[0] == b"message":
+            task_id = self._ids.get(push[1].decode("utf-8", "replace"))
+            if task_id is not None:
+                self._changed.add(task_id)
+
+
+@contextmanager
+def _as_backend_error() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as exc:
+        raise BackendError(str(exc)) from exc

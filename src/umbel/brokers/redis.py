@@ -1,0 +1,967 @@
+"""Keep messages on a Redis server, in kombu's keys, so that Celery's workers and senders may share the queues."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from umbel.brokers.base import (
+    BrokerFeatures,
+    Bury,
+    Claim,
+    DeadLetter,
+    Delivery,
+    Done,
+    Lease,
+    Publication,
+    QueueSize,
+    Release,
+    Settlement,
+    Turn,
+)
+from umbel.brokers.redis_address import Address
+from umbel.brokers.redis_link import Argument, Link, LinkLost
+from umbel.brokers.redis_names import Names
+from umbel.brokers.redis_orders import Orders, part_of_chord, size_of_chord
+from umbel.brokers.redis_parcels import Letter, Parcels, Seen, published
+from umbel.brokers.redis_routes import Routes
+from umbel.brokers.redis_scripts import ARM, GIVE_BACK, RENEW, TURN
+from umbel.exceptions import BrokerUnavailable, BrokerUnusable, PublishTimeout
+from umbel.wire.chord import ReadyChord
+from umbel.wire.codecs import Codecs
+from umbel.wire.message import Route
+from umbel.wire.protocol import MessageReader
+from umbel.wire.topology import Topology
+
+__all__ = ["RedisBroker"]
+
+_SEEN: Final = 60.0  # seconds after which we tell again that we consume; a silence of 300 means that we are gone
+_BLIND: Final = 0.1  # seconds between two looks where the server cannot tell us of changes
+_FORGET: Final = 600.0  # seconds between two looks for revocations that have expired
+_CHUNK: Final = 500
+_MOST_KNOWN: Final = 10_000
+
+
+class RedisBroker:
+    """A connection to a Redis server: the port `Broker`, and what settles results in one write with it.
+
+    One connection does it all (RESP3): commands, wake-ups (the server says when a key we looked at has changed) and
+    what is published to all (fanout).
+    """
+
+    features = BrokerFeatures(
+        atomic=True,
+        delayed=True,
+        priorities=True,
+        fanout=True,
+        higher_priority_first=False,
+        stores_results=True,
+        durable_revokes=True,
+        counts_crashes=True,
+    )
+
+    def __init__(
+        self,
+        address: Address,
+        names: Names,
+        *,
+        codecs: Codecs | None = None,
+        reader: MessageReader | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Read task messages with *reader* (None = whatever their content type).
+
+        The time is taken from *clock*, a callable that returns unix seconds; None = from the server.
+        """
+        codecs = codecs or Codecs()
+        self._names = names
+        self._clock = clock
+        self._link = Link(address, on_open=self._prepare)
+        self._link.on_push = self._hear
+        self._parcels = Parcels(codecs.json, reader or MessageReader(codecs, None), clock or time.time)
+        self._routes = Routes(names, address.database)
+        self._nonce = os.urandom(3).hex()
+        self._closed = False
+        self._pid = os.getpid()
+        self._consumed: tuple[str, ...] = ()
+        self._turned = 0  # claims, for going round the queues
+        self._bell: _Bell | None = None  # made when somebody asks for the descriptor; a sender needs none
+        self._blind = False  # the server does not tell us of changes
+        self._changed = True  # what we know of the next due time is old
+        self._due: float | None = None  # unix seconds
+        self._delayed_due: Any = None  # the same of delayed messages alone, as the server says it
+        self._ready = False  # there was more when we looked last
+        self._order: tuple[str, ...] = ()  # the queues as the last claim named them
+        self._now = 0.0  # the time of the last turn, by the clock we go by
+        self._now_at = 0.0  # monotonic, when that was
+        self._told = 0.0  # monotonic: when we said last that we consume
+        self._restored = 0.0  # when we looked last for what foreign workers lost
+        self._revoked: dict[str, float] = {}  # task id -> unix seconds
+        self._revoked_version: bytes | None = None
+        self._forgot = time.monotonic()
+        self._known: set[str] = set()  # queues that we have made known
+        self._heard: deque[tuple[str, bytes]] = deque()  # of fanout: queue, envelope
+        self._local: dict[str, tuple[str, bytes]] = {}  # of fanout, in a worker's hand: by tag
+        self._numbers = 0
+
+    # -- sending
+
+    def publish(self, publications: Sequence[Publication], *, timeout: float = 5.0) -> None:
+        self._check_open()
+        if not publications:
+            return
+        orders = Orders()
+        try:
+            self._order_all(orders, publications)
+            single = orders.single_list()
+            if single is not None:
+                self._link.call(b"LPUSH", *single, timeout=timeout)
+            elif orders:
+                self._turn(orders, timeout=timeout)
+        except LinkLost as exc:
+            if exc.sent:
+                raise PublishTimeout(f"{exc}: whether it has the task is unknown") from exc
+            raise
+        self._wake()
+
+    def _order_all(self, orders: Orders, publications: Iterable[Publication]) -> None:
+        """Add to *orders* what stores *publications*."""
+        names = self._names
+        now = 0.0
+        for publication in publications:
+            message, route = publication.message, publication.route
+            data = self._parcels.pack(publication)
+            if not route.exchange:
+                queues: Sequence[str] = (route.routing_key,)
+            else:
+                channel, queues = self._routes.find(self._link, route)
+                if channel is not None:
+                    orders.call_out(channel, data)
+                    continue
+            step = names.step(message.priority)
+            for queue in queues:
+                key = names.lists(queue)[step]
+                if queue not in self._known:
+                    orders.make_known(names.own("queues"), queue)
+                if message.eta is not None:
+                    now = now or self._time()
+                    due = message.eta.timestamp()
+                    if due > now:
+                        orders.delay(names.delayed(queue), due, _member(step, data), queue=queue, key=key, data=data)
+                        continue
+                orders.push(key, data)
+                lifetime = self._routes.lifetime(queue)
+                if lifetime is not None:
+                    orders.expire(key, lifetime)
+
+    def _make_known(self, *queues: str) -> None:
+        """Let others know that these queues exist."""
+        now = self._time()
+        words = [word for queue in queues for word in (now, queue)]
+        self._link.call(b"ZADD", self._names.own("queues"), *words)
+        self._known.update(queues)
+
+    # -- receiving
+
+    def consume(self, queues: Sequence[str]) -> None:
+        self._check_open()
+        wanted = tuple(dict.fromkeys(queues))
+        left = [queue for queue in self._consumed if queue not in wanted]
+        self._consumed = wanted
+        self._told = 0.0
+        if left:
+            self._routes.leave(self._link, left)
+            self._known.difference_update(left)
+        if wanted:
+            self._make_known(*wanted)
+            self._tell()
+        self._subscribe()
+        self._wake()
+
+    def _subscribe(self) -> None:
+        """Hear the fanout exchanges that our queues are bound to, and no others."""
+        wanted = self._routes.channels(self._link, self._consumed)
+        if wanted or self._routes.heard:
+            self._routes.listen(self._link, wanted)
+
+    def _tell(self) -> None:
+        """Say that somebody of ours consumes from our queues, so that delayed messages may lie where only we look."""
+        self._told = time.monotonic()
+        now = self._time()
+        words = [word for queue in self._consumed for word in (now, queue)]
+        self._link.pipeline(
+            [
+                (b"ZADD", self._names.own("consumers"), *words),
+                (b"ZADD", self._names.own("queues"), *words),
+                (b"ZREMRANGEBYSCORE", self._names.own("consumers"), b"-inf", now - 86400),
+                *self._routes.refresh(self._consumed),
+            ]
+        )
+
+    def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Turn:
+        self._check_open()
+        if not settlements and claim is None:
+            return Turn()
+        orders = Orders()
+        if settlements:
+            self._order_settlements(orders, settlements)
+        if claim is None:
+            turn = self._read_settled(settlements, orders, self._turn(orders))
+            self._wake()
+            return turn
+        if self._consumed and not 0 <= time.monotonic() - self._told < _SEEN:
+            self._tell()
+        self._restore_foreign()
+        deliveries: list[Delivery] = self._take_heard(claim.limit)
+        found, turn = self._claim(orders, claim, claim.limit - len(deliveries), settlements)
+        deliveries += found
+        # What was published to all before we asked has come before the answer.
+        deliveries += self._take_heard(claim.limit - len(deliveries))
+        if self._bell is not None:
+            # A change that was told behind our look must not be silenced with the earlier ones.
+            changed = self._changed and not self._blind
+            ready = self._heard or self._ready or changed or len(deliveries) >= claim.limit
+            (self._bell.ring if ready else self._bell.silence)()
+        return Turn(refused=turn.refused, deliveries=tuple(deliveries), ready=turn.ready)
+
+    def _claim(
+        self, orders: Orders, claim: Claim, limit: int, settlements: Sequence[Settlement]
+    ) -> tuple[list[Delivery], Turn]:
+        """Settle by *orders* and claim up to *limit* messages; come again while something stood in the way."""
+        deliveries: list[Delivery] = []
+        settled: Turn | None = None
+        while True:
+            answer = self._turn(orders, claim, limit - len(deliveries))
+            if settled is None:
+                settled = self._read_settled(settlements, orders, answer)
+                orders = Orders()
+            if answer[4] is not None:
+                self._give_back_late(answer[3], answer[4])
+                continue
+            self._refresh_revoked(answer[5])
+            waiting = self._read_claimed(answer[6], claim.owner, deliveries) if answer[6] is not None else []
+            if not waiting:
+                self._note_due(answer[3])
+                return deliveries, settled
+            # Celery's senders know nothing of our delayed sets, so we put into them what is not due.
+            self._park(waiting)
+
+    def _turn(
+        self, orders: Orders, claim: Claim | None = None, limit: int = -1, *, timeout: float | None = None
+    ) -> Any:
+        """Run the script that settles and claims; return its answer."""
+        names, now = self._names, self._given_time()
+        if claim is None:
+            keys, tail = names.turn(), orders.words([-1, 0, 0, 0])
+            return self._read_turn(orders, self._link.run(TURN, keys, now, *tail, timeout=timeout))
+        queues = self._consumed
+        if len(queues) > 1:  # so that each is the first in turn
+            self._turned = (self._turned + 1) % len(queues)
+            queues = queues[self._turned :] + queues[: self._turned]
+        self._order = queues
+        words: list[Argument] = [limit, claim.lease, len(names.steps), claim.chords]
+        suffix = f"|{self._nonce}|{claim.owner.replace('|', '/')}|"
+        for queue in queues:
+            words += (queue, _entry_tail(queue), suffix + queue)
+        keys = (*names.turn(), *names.claim_of(queues))
+        rest = (len(keys), *keys, now, *orders.words(words))
+        if self._bell is None or self._blind:
+            answer = self._link.run_packed(TURN, rest)[0]
+        else:
+            self._link.load(ARM)
+            armed = (names.own("paused"), *names.claim_of(queues))
+            arm: tuple[Argument, ...] = (b"EVALSHA", ARM.digest, len(armed), *armed, len(names.steps), *queues)
+            answer, _, (ready, due) = self._link.run_packed(TURN, rest, (b"CLIENT", b"CACHING", b"YES"), arm)
+            self._ready, self._delayed_due = bool(ready), due
+            self._changed = False
+            self._link.drain()  # a change that came behind the look rings the bell
+        return self._read_turn(orders, answer)
+
+    def _read_turn(self, orders: Orders, answer: Any) -> Any:
+        self._now = float(answer[0])
+        self._now_at = time.monotonic()
+        if orders.known and not answer[1]:
+            if len(self._known) > _MOST_KNOWN:  # reply queues have as many names as there are clients
+                self._known.clear()
+            self._known |= orders.known
+        return answer
+
+    def _read_settled(self, settlements: Sequence[Settlement], orders: Orders, answer: Any) -> Turn:
+        refused = set(orders.refused)
+        refused.update(place - 1 for place in answer[1])
+        for tag in orders.local:
+            self._local.pop(tag, None)
+        return Turn(
+            refused=tuple(
+                lease
+                for place, each in enumerate(settlements)
+                if place in refused and (lease := each.lease) is not None
+            ),
+            ready=tuple(_ready_chord(each) for each in answer[2]),
+        )
+
+    def _read_claimed(self, claimed: list[Any], owner: str, into: list[Delivery]) -> list[tuple[str, str, Seen, bytes]]:
+        """Add what was claimed to the deliveries; return what is not due yet: tag, queue, what it is, envelope."""
+        token = int(claimed[0])
+        now = self._now
+        waiting: list[tuple[str, str, Seen, bytes]] = []
+        suffix = f"|{self._nonce}|{owner.replace('|', '/')}|"
+        revoked, read = self._revoked, self._parcels.read
+        for place in range(1, len(claimed), 2):
+            queue = self._order[claimed[place]]
+            plain = self._routes.is_temporary(queue)
+            end = suffix + queue
+            for data in claimed[place + 1]:
+                tag = f"{token}{end}"
+                seen = read(data, f"invalid-{token}", plain=plain)
+                message = seen.envelope.message
+                if message.eta is not None and message.eta.timestamp() > now:
+                    waiting.append((tag, queue, seen, data))
+                else:
+                    into.append(
+                        Delivery(
+                            message=message,
+                            queue=queue,
+                            route=seen.envelope.route,
+                            tag=tag,
+                            token=token,
+                            crashes=len(seen.crashes),
+                            redelivered=seen.envelope.redelivered,
+                            revoked=bool(revoked) and self._is_revoked(seen),
+                            expired=message.expires is not None and message.expires.timestamp() <= now,
+                            invalid=seen.invalid,
+                        )
+                    )
+                token += 1
+        return waiting
+
+    def _park(self, waiting: Sequence[tuple[str, str, Seen, bytes]]) -> None:
+        orders = Orders()
+        for tag, queue, seen, data in waiting:
+            message = seen.envelope.message
+            if message.eta is not None:
+                orders.settle(tag)
+                step = self._names.step(message.priority)
+                orders.wait(self._names.delayed(queue), message.eta.timestamp() - self._now, _member(step, data))
+        self._turn(orders)
+
+    # -- settlements
+
+    def _order_settlements(self, orders: Orders, settlements: Sequence[Settlement]) -> None:
+        names = self._names
+        held = self._fetch_held(settlements)
+        for each in settlements:
+            lease = each.lease
+            tag = self._guard(orders, each)
+            if tag is None:
+                orders.refuse()
+                continue
+            orders.settle(tag)
+            if lease is not None and not isinstance(each.verdict, Done):
+                self._order_verdict(orders, each, held)
+            if each.follow_ups:
+                self._order_all(orders, each.follow_ups)
+            for record in each.records:
+                orders.record(names.result(record.id), record)
+            for size in each.sizes:
+                size_of_chord(orders, names.group(size.group), size)
+            for part in each.parts:
+                part_of_chord(orders, names.group(part.group), part)
+
+    def _guard(self, orders: Orders, settlement: Settlement) -> str | None:
+        """Return what makes the server refuse a stale settlement; None = we refuse it ourselves."""
+        lease = settlement.lease
+        if lease is None:
+            return "" if settlement.fires is None else f"!{self._names.group(settlement.fires)}.r"
+        tag = str(lease.tag)
+        if tag.startswith("fan|"):
+            if tag not in self._local or tag in orders.local:
+                return None
+            orders.local.append(tag)
+            return ""
+        return tag if tag.startswith(f"{lease.token}|") else None
+
+    def _fetch_held(self, settlements: Sequence[Settlement]) -> dict[str, bytes]:
+        """Return the envelopes of what is released or buried, by tag: they go back with more in them than before."""
+        tags = [
+            str(each.lease.tag)
+            for each in settlements
+            if each.lease is not None and not isinstance(each.verdict, Done) and str(each.lease.tag)[:4] != "fan|"
+        ]
+        if not tags:
+            return {}
+        held: dict[str, bytes] = {}
+        for start in range(0, len(tags), _CHUNK):
+            some = tags[start : start + _CHUNK]
+            entries = self._link.call(b"HMGET", self._names.prefix + self._names.unacked, *some)
+            for tag, entry in zip(some, entries, strict=True):
+                if entry is not None:
+                    held[tag] = _envelope(entry, _queue_of(tag))
+        return held
+
+    def _order_verdict(self, orders: Orders, settlement: Settlement, held: dict[str, bytes]) -> None:
+        names, verdict = self._names, settlement.verdict
+        tag = str(settlement.lease.tag) if settlement.lease is not None else ""
+        local = self._local.get(tag)
+        data = local[1] if local is not None else held.get(tag)
+        if data is None:
+            return  # the server will refuse it
+        queue = local[0] if local is not None else _queue_of(tag)
+        seen = self._parcels.read(data, f"invalid-{tag.partition('|')[0]}", plain=True)
+        message = seen.envelope.message
+        match verdict:
+            case Release(delay=delay, counted=counted, evidence=evidence, front=front):
+                data = self._parcels.give_back(data, (evidence or "it crashed") if counted else None)
+                step = names.step(message.priority)
+                if local is not None:
+                    (self._heard.appendleft if front else self._heard.append)((queue, data))
+                elif delay > 0:
+                    orders.wait(names.delayed(queue), delay, _member(step, data))
+                elif front:
+                    orders.to_front(names.lists(queue)[step], data)
+                else:
+                    orders.push(names.lists(queue)[step], data)
+            case Bury(reason=reason, evidence=evidence):
+                letter = Letter(
+                    message.id,
+                    message.task,
+                    queue,
+                    reason,
+                    (*seen.crashes, evidence) if evidence else seen.crashes,
+                    len(seen.crashes),
+                    self._time(),
+                    data,
+                )
+                orders.bury(message.id, msgspec.msgpack.encode(letter))
+            case _:
+                pass
+
+    def renew(self, leases: Sequence[Lease], lease: float) -> tuple[Lease, ...]:
+        self._check_open()
+        asked = [each for each in leases if str(each.tag).startswith(f"{each.token}|")]
+        lost = {each for each in leases if each not in asked and str(each.tag) not in self._local}
+        if asked:
+            _, index, owned, *_ = self._names.turn()
+            tags = [str(each.tag) for each in asked]
+            lost.update(
+                asked[place] for place in self._link.run(RENEW, (index, owned), self._given_time(), lease, *tags)
+            )
+        return tuple(each for each in leases if each in lost)
+
+    # -- what others lost
+
+    def _give_back_late(self, tags: Sequence[bytes], entries: Sequence[bytes | None]) -> None:
+        """Put back what holders of ours lost, with the evidence."""
+        words: list[Argument] = []
+        # The oldest claim is put back last, which is in front of the others.
+        for name, entry in sorted(zip(tags, entries, strict=True), key=lambda pair: -int(pair[0].partition(b"|")[0])):
+            tag = name.decode()
+            queue = _queue_of(tag)
+            data, key = b"", self._names.lists(queue)[0]
+            if entry is not None:
+                owner = tag.split("|", 3)[2]
+                data = self._parcels.give_back(_envelope(entry, queue), f"lost by {owner}: its lease was not renewed")
+                priority = self._parcels.read(data, "", plain=True).envelope.message.priority
+                key = self._names.lists(queue)[self._names.step(priority)]
+            words += (tag, key, data)
+        self._give_back(words, self._names.own("leases"), 0.0)
+
+    def _restore_foreign(self) -> None:
+        """Put back what Celery's workers have held beyond the visibility timeout, as they do among themselves."""
+        now = self._time()
+        if 0 <= now - self._restored < self._names.restore_interval:
+            return
+        self._restored = now
+        names = self._names
+        _, index, *_ = names.turn()
+        limit = now - names.visibility_timeout
+        tags = self._link.call(b"ZRANGEBYSCORE", index, b"-inf", limit, b"LIMIT", 0, 100)
+        if not tags:
+            return
+        entries = self._link.call(b"HMGET", names.prefix + names.unacked, *tags)
+        words: list[Argument] = []
+        for tag, entry in zip(tags, entries, strict=True):
+            for place, (queue, data) in enumerate(self._foreign(entry)):
+                seen = self._parcels.read(data, "", plain=True)
+                key = names.lists(queue)[names.step(seen.envelope.message.priority)]
+                if place == 0:
+                    words += (tag, key, self._parcels.give_back(data))
+        if words:
+            self._give_back(words, index, names.visibility_timeout)
+
+    def _foreign(self, entry: bytes | None) -> list[tuple[str, bytes]]:
+        """Return queue and envelope of an entry of `unacked`, for each queue it belongs to."""
+        if entry is None:
+            return []
+        try:
+            message, exchange, routing_key = msgspec.json.decode(entry, type=tuple[msgspec.Raw, str, str])
+        except (msgspec.MsgspecError, UnicodeError):
+            return []
+        if not exchange:
+            return [(routing_key, bytes(message))]
+        _, queues = self._routes.find(self._link, Route(exchange, routing_key))
+        return [(queue, bytes(message)) for queue in queues]
+
+    def _give_back(self, words: Sequence[Argument], judge: str, silence: float) -> None:
+        unacked, index, owned, *_ = self._names.turn()
+        self._link.run(GIVE_BACK, (unacked, index, owned, judge), self._given_time(), silence, *words)
+
+    # -- fanout
+
+    def _take_heard(self, limit: int) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        while self._heard and len(deliveries) < limit:
+            queue, data = self._heard.popleft()
+            self._numbers += 1
+            tag = f"fan|{self._nonce}|{self._numbers}"
+            seen = self._parcels.read(data, tag, plain=True)
+            message = seen.envelope.message
+            self._local[tag] = (queue, data)
+            deliveries.append(
+                Delivery(
+                    message=message,
+                    queue=queue,
+                    route=seen.envelope.route,
+                    tag=tag,
+                    token=self._numbers,
+                    crashes=len(seen.crashes),
+                    redelivered=seen.envelope.redelivered,
+                    revoked=bool(self._revoked) and self._is_revoked(seen),
+                    expired=message.expires is not None and message.expires.timestamp() <= self._time(),
+                    invalid=seen.invalid,
+                )
+            )
+        return deliveries
+
+    def _hear(self, push: Sequence[Any]) -> None:
+        """Take what the server sent by itself: a change of what we look at, or what was published to all."""
+        match push:
+            case [b"pmessage" | b"message", *_, data]:
+                found = self._routes.queues_of(push[1].decode("utf-8", "replace"))
+                self._heard.extend((queue, data) for queue in found)
+            case [b"invalidate", _]:
+                self._changed = True
+            case _:
+                return
+        if self._bell is not None:
+            self._bell.ring()
+
+    # -- waiting
+
+    def fileno(self) -> int:
+        self._check_open()
+        if self._bell is None:
+            self._link.close()  # the next one asks the server to tell us of changes
+            self._bell = _Bell()
+            self._link.open()
+            if self._consumed:
+                self._look()
+            if self._ready or self._heard:
+                self._bell.ring()
+        return self._bell.fileno()
+
+    def next_due(self) -> float | None:
+        self._check_open()
+        if self._changed or self._bell is None:
+            self._look()
+        due = self._due
+        seconds = None if due is None else max(0.0, due - self._time())
+        if self._blind and self._consumed:
+            return _BLIND if seconds is None else min(seconds, _BLIND)
+        return seconds
+
+    def _look(self) -> None:
+        """Find out what comes due next, without the help of a claim."""
+        names, queues = self._names, self._consumed
+        self._due = None
+        if not queues:
+            return
+        keys = (names.own("paused"), *names.claim_of(queues))
+        _, _, owned, *_ = names.turn()
+        self._link.load(ARM)
+        commands: list[tuple[Argument, ...]] = [(b"ZRANGE", owned, 0, 0, b"WITHSCORES")]
+        if self._bell is not None and not self._blind:
+            commands.append((b"CLIENT", b"CACHING", b"YES"))
+        commands.append((b"EVALSHA", ARM.digest, len(keys), *keys, len(names.steps), *queues))
+        self._changed = False
+        first, *_, (ready, self._delayed_due) = self._link.pipeline(commands)
+        self._ready = bool(ready)
+        self._note_due(first[0][1] if first else None)
+
+    def _note_due(self, lease: Any) -> None:
+        times = [float(moment) for moment in (lease, self._delayed_due) if moment is not None]
+        self._due = min(times, default=None)
+
+    def _wake(self) -> None:
+        """Look again: we have changed something ourselves, of which the server does not tell us."""
+        self._changed = True
+        if self._bell is not None:
+            self._bell.ring()
+
+    def _prepare(self, link: Link) -> None:
+        """Make a new connection what the old one was."""
+        self._changed = True
+        self._routes.forget()
+        self._revoked_version = None
+        if self._bell is None:
+            return
+        self._bell.watch(link.fileno())
+        try:
+            link.call(b"CLIENT", b"TRACKING", b"ON", b"OPTIN", b"NOLOOP")
+            self._blind = False
+        except BrokerUnusable:
+            self._blind = True
+        if self._consumed:
+            self._routes.listen(link, self._routes.channels(link, self._consumed))
+
+    # -- exchanges and queues
+
+    def declare(self, topology: Topology) -> None:
+        self._check_open()
+        self._routes.declare(self._link, topology)
+        new = [queue for queue in topology.queues if queue not in self._known]
+        if new:
+            self._make_known(*new)
+        if not topology.queues.keys().isdisjoint(self._consumed):
+            self._subscribe()
+        self._wake()
+
+    def sizes(self, queues: Iterable[str] | None = None) -> dict[str, QueueSize]:
+        self._check_open()
+        names, link = self._names, self._link
+        known = [name.decode() for name in link.call(b"ZRANGE", names.own("queues"), 0, -1)]
+        wanted = sorted(known) if queues is None else list(dict.fromkeys(queues))
+        if not wanted:
+            return {}
+        now = self._server_time()
+        commands: list[tuple[Argument, ...]] = []
+        for queue in wanted:
+            commands += [(b"LLEN", key) for key in names.lists(queue)]
+            commands += [(b"ZCOUNT", names.delayed(queue), b"-inf", now), (b"ZCARD", names.delayed(queue))]
+            commands.append((b"LINDEX", names.lists(queue)[0], -1))
+        found = iter(link.pipeline(commands))
+        claimed = self._count_claimed()
+        sizes: dict[str, QueueSize] = {}
+        for queue in wanted:
+            waiting = sum(next(found) for _ in names.steps)
+            due, delayed, oldest = next(found), next(found), next(found)
+            heard = sum(name == queue for name, _ in self._heard)
+            held = claimed.get(queue, 0) + sum(name == queue for name, _ in self._local.values())
+            if queue in known or waiting or delayed or held:
+                sizes[queue] = QueueSize(
+                    ready=waiting + due + heard, delayed=delayed - due, claimed=held, oldest=self._age(oldest, now)
+                )
+        return sizes
+
+    def _count_claimed(self) -> dict[str, int]:
+        names = self._names
+        claimed: dict[str, int] = {}
+        unacked, index, *_ = names.turn()
+        tags = [tag.decode("utf-8", "replace") for tag in self._link.call(b"ZRANGE", index, 0, -1)]
+        foreign = []
+        for tag in tags:
+            if tag.count("|") >= 3:
+                queue = _queue_of(tag)
+                claimed[queue] = claimed.get(queue, 0) + 1
+            else:
+                foreign.append(tag)
+        for start in range(0, len(foreign), _CHUNK):
+            for entry in self._link.call(b"HMGET", unacked, *foreign[start : start + _CHUNK]):
+                for queue, _ in self._foreign(entry):
+                    claimed[queue] = claimed.get(queue, 0) + 1
+        return claimed
+
+    def _age(self, data: bytes | None, now: float) -> float | None:
+        if data is None:
+            return None
+        since = published(self._parcels.read(data, "", plain=True).envelope.delivery_tag)
+        return None if since is None else max(0.0, now - since)
+
+    def purge(self, queue: str) -> int:
+        self._check_open()
+        names = self._names
+        keys = names.lists(queue)
+        counts = [(b"LLEN", key) for key in keys]
+        found = self._link.pipeline(
+            [(b"MULTI",), *counts, (b"ZCARD", names.delayed(queue)), (b"DEL", *keys, names.delayed(queue)), (b"EXEC",)]
+        )[-1]
+        self._heard = deque(each for each in self._heard if each[0] != queue)
+        return int(sum(found[:-1]))
+
+    # -- steering
+
+    def pause(self, queue: str) -> None:
+        self._check_open()
+        self._link.call(b"SADD", self._names.own("paused"), queue)
+        self._wake()
+
+    def resume(self, queue: str) -> None:
+        self._check_open()
+        self._link.call(b"SREM", self._names.own("paused"), queue)
+        self._wake()
+
+    def paused(self) -> frozenset[str]:
+        self._check_open()
+        return frozenset(name.decode() for name in self._link.call(b"SMEMBERS", self._names.own("paused")))
+
+    def revoke(self, ids: Iterable[str], *, expires: float = 10800.0 * 8) -> None:
+        self._check_open()
+        wanted = list(dict.fromkeys(ids))
+        if not wanted:
+            return
+        until = self._server_time() + expires
+        commands: list[tuple[Argument, ...]] = [(b"MULTI",)]
+        for start in range(0, len(wanted), _CHUNK):
+            words = [word for task_id in wanted[start : start + _CHUNK] for word in (repr(until), task_id)]
+            commands.append((b"ZADD", self._names.own("revoked"), b"GT", *words))
+        self._link.pipeline([*commands, (b"INCR", self._names.own("revoked.version")), (b"EXEC",)])
+        self._forget_revoked()
+
+    def revoked(self) -> frozenset[str]:
+        self._check_open()
+        now = self._server_time()
+        known = self._read_revoked()
+        expired = {task_id for task_id, until in known.items() if until <= now}
+        waiting = self._waiting(expired) if expired else set()
+        return frozenset(task_id for task_id in known if task_id not in expired or task_id in waiting)
+
+    def _read_revoked(self) -> dict[str, float]:
+        found = self._link.call(b"ZRANGE", self._names.own("revoked"), 0, -1, b"WITHSCORES")
+        return {task_id.decode("utf-8", "replace"): float(until) for task_id, until in found}
+
+    def _refresh_revoked(self, version: bytes | None) -> None:
+        if version != self._revoked_version:
+            self._revoked = self._read_revoked() if version is not None else {}
+            self._revoked_version = version
+
+    def _is_revoked(self, seen: Seen) -> bool:
+        until = self._revoked.get(seen.envelope.message.id)
+        if until is None:
+            return False
+        since = published(seen.envelope.delivery_tag)
+        # A revocation holds for its time, and longer for what was published before its end.
+        return self._now < until or (since is not None and since <= until)
+
+    def _forget_revoked(self) -> None:
+        """Forget from time to time the revocations that have expired, unless such a message waits."""
+        if 0 <= time.monotonic() - self._forgot < _FORGET:
+            return
+        self._forgot = time.monotonic()
+        now = self._server_time()
+        expired = {task_id for task_id, until in self._read_revoked().items() if until <= now}
+        gone = list(expired - self._waiting(expired)) if expired else []
+        for start in range(0, len(gone), _CHUNK):
+            self._link.call(b"ZREM", self._names.own("revoked"), *gone[start : start + _CHUNK])
+
+    def _waiting(self, ids: set[str]) -> set[str]:
+        """Return those of *ids* of which a message is still here."""
+        names, link = self._names, self._link
+        waiting: set[str] = set()
+
+        def look(envelopes: Iterable[bytes]) -> None:
+            for data in envelopes:
+                task_id = self._parcels.read(data, "", plain=True).envelope.message.id
+                if task_id in ids:
+                    waiting.add(task_id)
+
+        for name in link.call(b"ZRANGE", names.own("queues"), 0, -1):
+            for key in names.lists(name.decode()):
+                for start in range(0, link.call(b"LLEN", key), _CHUNK):
+                    look(link.call(b"LRANGE", key, start, start + _CHUNK - 1))
+            look(member[1:] for member in link.call(b"ZRANGE", names.delayed(name.decode()), 0, -1))
+        unacked, index, *_ = names.turn()
+        tags = link.call(b"ZRANGE", index, 0, -1)
+        for start in range(0, len(tags), _CHUNK):
+            entries = link.call(b"HMGET", unacked, *tags[start : start + _CHUNK])
+            look(data for entry in entries for _, data in self._foreign(entry))
+        return waiting
+
+    # -- the dead-letter set
+
+    def dead(self, *, limit: int = 100, after: int | str | None = None) -> list[DeadLetter]:
+        self._check_open()
+        if limit <= 0:
+            return []
+        begin = b"-inf" if after is None else f"({int(after)}".encode()
+        own = self._names.own
+        tags = self._link.call(b"ZRANGEBYSCORE", own("dead"), begin, b"+inf", b"LIMIT", 0, limit)
+        return self._letters(tags)
+
+    def find_dead(self, task_id: str) -> DeadLetter | None:
+        self._check_open()
+        tags = self._dead_tags([task_id])
+        letters = self._letters([str(max(tags)).encode()]) if tags else []
+        return letters[0] if letters else None
+
+    def _letters(self, tags: Sequence[bytes]) -> list[DeadLetter]:
+        if not tags:
+            return []
+        stored = self._link.call(b"HMGET", self._names.own("dead.letters"), *tags)
+        return [
+            self._parcels.letter(int(tag), letter)
+            for tag, letter in zip(tags, stored, strict=True)
+            if letter is not None
+        ]
+
+    def _dead_tags(self, ids: Iterable[str]) -> list[int]:
+        """Return the tags of the letters of these tasks."""
+        key = self._names.own("dead.ids")
+        commands: list[tuple[Argument, ...]] = []
+        for task_id in dict.fromkeys(ids):
+            begin = task_id.encode("utf-8", "surrogatepass")
+            commands.append((b"ZRANGEBYLEX", key, b"[" + begin + b"\0", b"(" + begin + b"\1"))
+        return sorted(int(member.rpartition(b"\0")[2]) for found in self._link.pipeline(commands) for member in found)
+
+    def revive(self, ids: Iterable[str]) -> int:
+        self._check_open()
+        revived = 0
+        tags = self._dead_tags(ids)
+        for start in range(0, len(tags), _CHUNK):
+            orders = Orders()
+            some = self._letters([str(tag).encode() for tag in tags[start : start + _CHUNK]])
+            stored = self._link.call(b"HMGET", self._names.own("dead.letters"), *(letter.tag for letter in some))
+            for letter, text in zip(some, stored, strict=True):
+                if text is not None:
+                    data = self._parcels.renewed(msgspec.msgpack.decode(text, type=Letter).data)
+                    step = self._names.step(letter.message.priority)
+                    orders.exhume(letter.tag, letter.id)
+                    orders.push(self._names.lists(letter.queue)[step], data)
+            revived += len(some) - len(self._turn(orders)[1])
+        if revived:
+            self._wake()
+        return revived
+
+    def discard(self, ids: Iterable[str]) -> int:
+        self._check_open()
+        discarded = 0
+        tags = self._dead_tags(ids)
+        for start in range(0, len(tags), _CHUNK):
+            orders = Orders()
+            some = self._letters([str(tag).encode() for tag in tags[start : start + _CHUNK]])
+            for letter in some:
+                orders.exhume(letter.tag, letter.id)
+            discarded += len(some) - len(self._turn(orders)[1])
+        return discarded
+
+    # -- ending
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._pid == os.getpid():
+            try:
+                if self._consumed and self._link.is_open:
+                    self._routes.leave(self._link, self._consumed)
+            except (BrokerUnavailable, BrokerUnusable):
+                pass  # what is left behind expires
+        self._link.close()
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this Redis broker is closed: open another one")
+        if self._pid != os.getpid():
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Be another connection: we are in a forked child, and what we had is our parent's."""
+        self._pid = os.getpid()
+        self._nonce = os.urandom(3).hex()
+        self._local.clear()
+        self._heard.clear()
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
+
+    # -- time
+
+    def _given_time(self) -> Argument:
+        """Return what tells a script the time: nothing, so that it asks the server's clock, unless we have our own."""
+        return b"" if self._clock is None else repr(self._clock())
+
+    def _time(self) -> float:
+        """Return the unix seconds of the clock we go by, without asking it."""
+        if self._clock is not None:
+            return self._clock()
+        if not self._now_at:
+            return time.time()
+        return self._now + time.monotonic() - self._now_at
+
+    def _server_time(self) -> float:
+        if self._clock is not None:
+            return self._clock()
+        seconds, fraction = self._link.call(b"TIME")
+        return int(seconds) + int(fraction) / 1_000_000
+
+
+class _Bell:
+    """A descriptor that is readable while it rings, or while the connection has something to say."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._rings = False
+        self._watched = -1
+        self._both: Any = selectors.DefaultSelector()  # epoll or kqueue, which have a descriptor of their own
+        self._both.register(self._reader, selectors.EVENT_READ)
+
+    def fileno(self) -> int:
+        return int(self._both.fileno())
+
+    def watch(self, descriptor: int) -> None:
+        """Be readable when *descriptor* is, the connection's, instead of the earlier one's."""
+        if self._watched >= 0:
+            try:
+                self._both.unregister(self._watched)
+            except (KeyError, OSError):
+                pass  # it was closed, which ends the watching of it
+        self._watched = descriptor
+        self._both.register(descriptor, selectors.EVENT_READ)
+
+    def ring(self) -> None:
+        if not self._rings:
+            self._rings = True
+            self._writer.send(b"!")
+
+    def silence(self) -> None:
+        if self._rings:
+            self._rings = False
+            self._reader.recv(1)
+
+    def close(self) -> None:
+        self._both.close()
+        self._reader.close()
+        self._writer.close()
+
+
+def _member(step: int, data: bytes) -> bytes:
+    """Return a message as it lies in a delayed set: behind the place of its step."""
+    return b"0123456789abcdefghijklmnopqrstuvwxyz"[step : step + 1] + data
+
+
+def _entry_tail(queue: str) -> str:
+    """Return the end of an entry of `unacked`: kombu puts it back by exchange and routing key."""
+    return f', "", {msgspec.json.encode(queue).decode()}]'
+
+
+def _envelope(entry: bytes, queue: str) -> bytes:
+    """Return what lies in an entry of ours."""
+    return entry[1 : len(entry) - len(_entry_tail(queue).encode())]
+
+
+def _queue_of(tag: str) -> str:
+    return tag.split("|", 3)[3]
+
+
+def _ready_chord(found: Sequence[bytes]) -> ReadyChord:
+    group, body, *parts = found
+    return ReadyChord(group=group.decode(), parts=tuple(parts), body=body)

@@ -1,0 +1,187 @@
+"""Read from a URL and options where a Redis server is, and how to speak to it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from umbel._repr import mask_url, safe_repr
+from umbel.exceptions import ImproperlyConfigured
+
+__all__ = ["SCHEMES", "Address", "Tls", "parse_address"]
+
+SCHEMES: Final = ("redis", "rediss", "redis+socket", "unix", "socket", "sentinel", "redis+cluster", "rediss+cluster")
+"""The schemes that lead to a Redis server."""
+
+_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
+_TIMEOUT: Final = 10.0  # seconds a server may take to answer; it is one that answers in milliseconds
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """How to speak TLS."""
+
+    verify: bool = True  # the server must show a certificate that we trust
+    check_hostname: bool = True  # and that is its own
+    ca_certs: str | None = None  # file of authorities; None = those of this machine
+    ca_path: str | None = None
+    certificate: str | None = None  # our own, and its key
+    key: str | None = None
+    password: str | None = None  # of the key
+
+    def context(self) -> ssl.SSLContext:
+        """Return what wraps a socket."""
+        context = ssl.create_default_context(cafile=self.ca_certs, capath=self.ca_path)
+        context.check_hostname = self.verify and self.check_hostname
+        context.verify_mode = ssl.CERT_REQUIRED if self.verify else ssl.CERT_NONE
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.key, self.password)
+        return context
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server is, who we are there, and which of its databases is meant."""
+
+    hosts: tuple[tuple[str, int], ...] = (("127.0.0.1", _PORT),)  # the server; sentinels, or nodes of a cluster
+    path: str | None = None  # of a unix socket, instead
+    database: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: Tls | None = None
+    master: str | None = None  # the name under which the sentinels know the server
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+    quorum: int = 0  # a sentinel must know so many others to be believed
+    cluster: bool = False
+    timeout: float = _TIMEOUT  # seconds for an answer
+    connect_timeout: float = _TIMEOUT
+    keepalive: bool = True
+    client_name: str | None = None
+    shown: str = "redis://127.0.0.1:6379/0"  # for people, without the password
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Return what two addresses of one database have in common."""
+        return (self.hosts, self.path, self.database, self.master, self.cluster)
+
+
+def parse_address(url: str, options: Mapping[str, Any]) -> Address:
+    """Return the address that *url* and transport *options* say; ``a;b`` is a list of sentinels or of cluster nodes.
+
+    Raises:
+        ImproperlyConfigured: the URL or an option makes no sense.
+        ValueError: the database is no number (TB-024).
+    """
+    first, *others = [part.strip() for part in url.split(";") if part.strip()]
+    parts = urlsplit(first)
+    scheme = parts.scheme
+    query: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for other in others:
+        query |= parse_qsl(urlsplit(other if "://" in other else f"{scheme}://{other}").query)
+    said = {**query, **options}
+    path = None
+    if scheme in {"redis+socket", "unix", "socket"}:
+        path = unquote(parts.netloc + parts.path)
+        database = said.get("virtual_host") or said.get("db") or 0
+    else:
+        database = unquote(parts.path).strip("/") or said.get("virtual_host") or said.get("db") or 0
+    port = _SENTINEL_PORT if scheme == "sentinel" else _PORT
+    hosts = [_host(parts, port, first)]
+    hosts += [_host(urlsplit(other if "://" in other else f"{scheme}://{other}"), port, other) for other in others]
+    sentinel = said.get("sentinel_kwargs") or {}
+    master = said.get("master_name") or said.get("service_name")
+    if scheme == "sentinel" and not master:
+        raise ImproperlyConfigured(
+            f"{mask_url(url)!r} names sentinels, but not which of their servers is meant: "
+            "set the transport option 'master_name'."
+        )
+    secure = said.get("ssl")
+    if scheme.startswith("rediss") or secure or said.get("scheme") == "rediss":
+        tls = _tls({**query, **(secure if isinstance(secure, Mapping) else {})}, url)
+    else:
+        tls = None
+    username, password = _credentials(parts, said)
+    timeout = _seconds(said.get("socket_timeout"), _TIMEOUT)
+    return Address(
+        hosts=tuple(hosts) if path is None else (),
+        path=path,
+        database=_database(database, url),
+        username=username,
+        password=password,
+        tls=tls,
+        master=str(master) if scheme == "sentinel" else None,
+        sentinel_username=sentinel.get("username"),
+        sentinel_password=sentinel.get("password"),
+        quorum=int(said.get("min_other_sentinels") or 0),
+        cluster=scheme.endswith("+cluster"),
+        timeout=timeout,
+        connect_timeout=_seconds(said.get("socket_connect_timeout") or said.get("connect_timeout"), min(timeout, 5.0)),
+        keepalive=said.get("socket_keepalive") not in (False, "False", "false", "0"),
+        client_name=said.get("client_name"),
+        shown=mask_url(url).partition("?")[0],
+    )
+
+
+def _host(parts: SplitResult, port: int, text: str) -> tuple[str, int]:
+    try:
+        return parts.hostname or "127.0.0.1", parts.port or port
+    except ValueError as exc:
+        raise ImproperlyConfigured(f"{mask_url(text)!r} has a port that is no number below 65536") from exc
+
+
+def _credentials(parts: SplitResult, said: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    provider = said.get("credential_provider")
+    if provider is not None and hasattr(provider, "get_credentials"):
+        found: Sequence[str] = provider.get_credentials()
+        return (found[0] or None, found[1]) if len(found) > 1 else (None, found[0])
+    username = unquote(parts.username) if parts.username else said.get("username")
+    password = unquote(parts.password) if parts.password else said.get("password")
+    if username and not password:
+        username, password = None, username  # redis://secret@host is common, and there is no user without a password
+    return username or None, password or None
+
+
+def _database(text: object, url: str) -> int:
+    try:
+        return int(str(text))
+    except ValueError:
+        raise ValueError(
+            f"the database in {mask_url(url)!r} is {text!r}, but those of Redis are numbers: redis://host:6379/0"
+        ) from None
+
+
+def _seconds(value: Any, default: float) -> float:
+    return default if value in (None, "", "None") else float(value)
+
+
+_REQUIREMENTS: Final = {
+    "CERT_REQUIRED": True, "required": True, "True": True, "CERT_OPTIONAL": True, "optional": True,
+    "CERT_NONE": False, "none": False, "None": False, "False": False,
+}  # fmt: skip
+
+
+def _tls(said: Mapping[str, Any], url: str) -> Tls:
+    options = {key.removeprefix("ssl_"): value for key, value in said.items() if value is not None}
+    wish = options.get("cert_reqs", "required")
+    if isinstance(wish, ssl.VerifyMode):
+        verify = wish is not ssl.CERT_NONE
+    elif str(wish) in _REQUIREMENTS:
+        verify = _REQUIREMENTS[str(wish)]
+    else:
+        raise ValueError(
+            f"ssl_cert_reqs={safe_repr(wish, maxlen=50)} of {mask_url(url)!r} is none of "
+            "CERT_REQUIRED, CERT_OPTIONAL, CERT_NONE, required, optional, none"
+        )
+    return Tls(
+        verify=verify,
+        check_hostname=options.get("check_hostname") not in (False, "False", "false", "0"),
+        ca_certs=options.get("ca_certs"),
+        ca_path=options.get("ca_path"),
+        certificate=options.get("certfile"),
+        key=options.get("keyfile"),
+        password=options.get("password"),
+    )
