@@ -15,7 +15,7 @@ BIN    := $(VENV)/bin
 PEER   := .venv-peer
 
 # Private servers that the tests need, by their names in scripts/services.py.
-SERVICES :=
+SERVICES := redis rabbitmq postgresql mariadb
 # A real Celery, which tests/golden and tests/interop put on the other side.
 CELERY := 'celery[redis,yaml,msgpack,sqlalchemy]==5.7.*' brotli pymysql 'psycopg[binary]'
 # Pythons on which the pure tests run as well, where they are found.

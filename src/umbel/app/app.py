@@ -32,7 +32,7 @@ from umbel.app.home import find_home
 from umbel.app.loader import make_loader
 from umbel.app.log import Logging
 from umbel.app.models import Models, with_models
-from umbel.app.parts import Site, open_backend, open_broker, same_server
+from umbel.app.parts import Site, has_columns, open_backend, open_broker, same_server
 from umbel.app.perform import Plans, TaskRunner
 from umbel.app.registry import TaskRegistry
 from umbel.app.report import bugreport
@@ -516,7 +516,7 @@ class Umbel:
     @cached_property
     def coder(self) -> Coder:
         """What encodes bodies and results."""
-        return Coder(self.conf, self.codecs, self.now)
+        return Coder(self.conf, self.codecs, self.now, columns=has_columns(self.backend_url()))
 
     @cached_property
     def sender(self) -> Sender:

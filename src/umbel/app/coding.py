@@ -15,9 +15,13 @@ from umbel.wire.protocol import Body, decode_body, encode_body
 from umbel.wire.result import (
     Details,
     ResultMeta,
+    decode_columns,
     decode_group,
+    decode_group_column,
     decode_meta,
+    encode_columns,
     encode_group,
+    encode_group_column,
     encode_meta,
     exception_from_data,
     exception_to_data,
@@ -31,10 +35,14 @@ __all__ = ["Coder"]
 class Coder:
     """The serializers of one app, and what its settings say of them."""
 
-    def __init__(self, conf: Any, codecs: Codecs, now: Callable[[], datetime]) -> None:
-        """Take the settings, the serializers there are, and *now*, which gives the end of a task its time."""
+    def __init__(self, conf: Any, codecs: Codecs, now: Callable[[], datetime], *, columns: bool = False) -> None:
+        """Take the settings, the serializers there are, and *now*, which gives the end of a task its time.
+
+        With *columns* results are encoded for a store that keeps their parts in columns of a table.
+        """
         self.codecs = codecs
         self._now = now
+        self._columns = columns
         self._accept = None if conf.accept_content is None else codecs.content_types(conf.accept_content)
         results = conf.result_accept_content
         self._accept_results = self._accept if results is None else codecs.content_types(results)
@@ -76,11 +84,14 @@ class Coder:
             parent_id=parent_id,
             details=None if extended is None else _details(extended),
         )
+        if self._columns:
+            return encode_columns(meta, codecs=self.codecs, serializer=self._serializer)
         return encode_meta(meta, codecs=self.codecs, serializer=self._serializer, compression=self._compression)
 
     def read_meta(self, payload: bytes, task_id: str) -> dict[str, Any]:
         """Return what a payload says, exceptions as such; raises as `decode_meta`."""
-        meta = decode_meta(
+        decode = decode_columns if self._columns else decode_meta
+        meta = decode(
             payload, codecs=self.codecs, accept=self._accept_results, serializer=self._serializer, task_id=task_id
         )
         result = meta.result
@@ -101,13 +112,15 @@ class Coder:
     def write_group(self, result: Any) -> bytes:
         """Return the payload of a saved group, given as its result tuple."""
         node = node_from_tuple(result)
+        if self._columns:
+            return encode_group_column(node, codecs=self.codecs, serializer=self._serializer)
         return encode_group(node, codecs=self.codecs, serializer=self._serializer, compression=self._compression)
 
     def read_group(self, payload: bytes) -> list[Any]:
         """Return the result tuple of a saved group."""
-        return node_to_tuple(
-            decode_group(payload, codecs=self.codecs, accept=self._accept_results, serializer=self._serializer)
-        )
+        decode = decode_group_column if self._columns else decode_group
+        node = decode(payload, codecs=self.codecs, accept=self._accept_results, serializer=self._serializer)
+        return node_to_tuple(node)
 
 
 def _details(extended: Mapping[str, Any]) -> Details:

@@ -9,10 +9,12 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from umbel._names import close_match
+from umbel._names import close_match, symbol_by_name
 from umbel._repr import mask_url
+from umbel._time import as_seconds
 from umbel.app import redis_settings
 from umbel.backends.base import Backend
+from umbel.backends.database import DatabaseBackend, DatabaseOptions
 from umbel.backends.memory import MemoryBackend
 from umbel.backends.redis import RedisBackend
 from umbel.backends.sqlite import SqliteBackend
@@ -29,7 +31,7 @@ from umbel.exceptions import ImproperlyConfigured
 from umbel.wire.codecs import Codecs
 from umbel.wire.protocol import MessageReader
 
-__all__ = ["Site", "open_backend", "open_broker", "same_server"]
+__all__ = ["Site", "has_columns", "open_backend", "open_broker", "same_server"]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +93,23 @@ def _memory_backend(url: str, site: Site) -> Backend:
     return MemoryBackend(site.memory.at(url))
 
 
+def _database_backend(url: str, site: Site) -> Backend:
+    conf = site.conf
+    named = url[3:] if url.startswith("db+") else conf.database_url
+    if not named:
+        raise ImproperlyConfigured(f"result_backend is {url!r}: say in 'database_url' which database that is")
+    options = DatabaseOptions(
+        engine=conf.database_engine_options or {},
+        short_lived=conf.database_short_lived_sessions,
+        schemas=conf.database_table_schemas or {},
+        names=conf.database_table_names or {},
+        early=conf.database_create_tables_at_setup,
+        on_engine=symbol_by_name(conf.database_engine_callback),
+        expires=as_seconds(conf.result_expires) or None,
+    )
+    return DatabaseBackend(named.removeprefix("db+"), options)
+
+
 def _redis_broker(url: str, site: Site) -> Broker:
     address = redis_settings.broker_address(url, site.options, site.conf)
     names = redis_settings.names(site.options, site.conf)
@@ -116,6 +135,9 @@ _BACKENDS: Final[dict[str, OpenBackend]] = {
     "memory": _memory_backend,
     "cache+memory": _memory_backend,
     "sqlite": _sqlite_backend,
+    "db+": _database_backend,  # and a URL of SQLAlchemy
+    "database": _database_backend,
+    "db": _database_backend,
 }
 
 
@@ -133,6 +155,11 @@ def open_broker(url: str, site: Site) -> Broker:
 def open_backend(url: str, site: Site) -> Backend:
     """Return a connection to the result store at *url*; raises as `open_broker` does."""
     return _find("result backend", url, _BACKENDS)(url, site)
+
+
+def has_columns(backend_url: str | None) -> bool:
+    """Return whether results are kept there in columns (`wire.result.Columns`)."""
+    return backend_url is not None and _find("result backend", backend_url, _BACKENDS) is _database_backend
 
 
 def same_server(broker_url: str, backend_url: str | None, site: Site) -> bool:
@@ -154,8 +181,8 @@ def same_server(broker_url: str, backend_url: str | None, site: Site) -> bool:
 
 def _find(what: str, url: str, known: Mapping[str, Opener]) -> Opener:
     scheme = _scheme(url)
-    if scheme in known:
-        return known[scheme]
+    if found := known.get(scheme) or known.get(scheme.partition("+")[0] + "+"):
+        return found
     meant = close_match(scheme, known)
     hint = f"did you mean {meant!r}? " if meant else ""
     raise ImproperlyConfigured(

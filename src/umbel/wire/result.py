@@ -17,12 +17,17 @@ from umbel.wire.codecs import Codecs
 from umbel.wire.compression import SIZE_LIMIT, compress, decompress
 
 __all__ = [
+    "Columns",
     "Details",
     "Node",
     "ResultMeta",
+    "decode_columns",
     "decode_group",
+    "decode_group_column",
     "decode_meta",
+    "encode_columns",
     "encode_group",
+    "encode_group_column",
     "encode_meta",
     "exception_from_data",
     "exception_to_data",
@@ -122,6 +127,108 @@ def decode_meta(
         )
     except (msgspec.ValidationError, ValueError) as exc:
         raise InvalidMessage(f"no result meta of task {task_id!r}: {exc} in {safe_repr(found, maxlen=200)}") from exc
+
+
+# -- Results in columns ------------------------------------------------------------------------------------------------
+
+
+class Columns(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """A result meta as a table keeps it: the parts that hold values are encoded one by one (PRT-175, 176, 178).
+
+    Encoded as msgpack it is the payload of a `Record` for stores with columns.
+    """
+
+    status: str
+    result: bytes | None = None
+    date_done: float | None = None  # unix seconds; None = not done
+    traceback: str | None = None
+    children: bytes | None = None
+    name: str | None = None
+    args: bytes | None = None
+    kwargs: bytes | None = None
+    worker: str | None = None
+    retries: int | None = None
+    queue: str | None = None
+    stamps: bytes | None = None
+
+
+_read_columns: Final = msgspec.msgpack.Decoder(Columns).decode
+_STAMPS: Final = ("stamped_headers", "stamps")
+
+
+def encode_columns(meta: ResultMeta, *, codecs: Codecs, serializer: str = "json") -> bytes:
+    """Return the payload of a `Record` for a store with columns.
+
+    Raises:
+        EncodeError: the serializer cannot hold the result.
+    """
+
+    def encoded(value: Any) -> bytes:
+        return codecs.encode(value, serializer).body
+
+    details = meta.details
+    more: dict[str, Any] = {}
+    if details is not None:
+        more = {name: getattr(details, name) for name in ("name", "worker", "retries", "queue")}
+        more |= {"args": encoded(details.args), "kwargs": encoded(details.kwargs)}
+        if details.stamps:
+            more["stamps"] = encoded(dict(zip(_STAMPS, (list(details.stamps), details.stamps), strict=True)))
+    columns = Columns(
+        status=meta.status,
+        result=encoded(meta.result),
+        date_done=None if meta.date_done is None else meta.date_done.timestamp(),
+        traceback=meta.traceback,
+        children=encoded(meta.children) if meta.children else None,
+        **more,
+    )
+    return msgspec.msgpack.encode(columns)
+
+
+def decode_columns(
+    payload: bytes, *, codecs: Codecs, accept: Collection[str] | None, serializer: str = "json", task_id: str = ""
+) -> ResultMeta:
+    """Return the meta that umbel or a Celery worker stored in columns; raises as `decode_meta`."""
+
+    def decoded(data: bytes | None) -> Any:
+        return None if data is None else _decode_column(data, codecs, accept, serializer)
+
+    try:
+        columns = _read_columns(payload)
+        stamps = decoded(columns.stamps)
+        known = {name: getattr(columns, name) for name in ("name", "worker", "retries", "queue")}
+        if columns.name is not None:
+            known |= {"args": decoded(columns.args), "kwargs": decoded(columns.kwargs)}
+            known["stamps"] = stamps.get("stamps") or {} if isinstance(stamps, dict) else {}
+        return ResultMeta(
+            task_id=task_id,
+            status=columns.status,
+            result=decoded(columns.result),
+            traceback=columns.traceback,
+            children=decoded(columns.children),
+            date_done=None if columns.date_done is None else datetime.fromtimestamp(columns.date_done, UTC),
+            details=None if columns.name is None else msgspec.convert(known, Details),
+        )
+    except (msgspec.ValidationError, ValueError, OverflowError) as exc:
+        raise InvalidMessage(f"no result columns of task {task_id!r}: {exc}") from exc
+
+
+def encode_group_column(node: Node, *, codecs: Codecs, serializer: str = "json") -> bytes:
+    """Return what a store with columns keeps of a saved group (PRT-177)."""
+    return codecs.encode(node_to_tuple(node), serializer).body
+
+
+def decode_group_column(
+    payload: bytes, *, codecs: Codecs, accept: Collection[str] | None, serializer: str = "json"
+) -> Node:
+    """Return a group saved in a column; raises as `decode_group`."""
+    return node_from_tuple(_decode_column(payload, codecs, accept, serializer))
+
+
+def _decode_column(data: bytes, codecs: Codecs, accept: Collection[str] | None, serializer: str) -> Any:
+    # Old Celery pickled every column, whatever the serializer; in msgpack that first byte is an empty map.
+    name = "pickle" if data[:1] == b"\x80" and serializer != "msgpack" else serializer
+    codec = codecs.codec(name)
+    return codecs.decode(data, codec.content_type, codec.content_encoding, accept=accept)
 
 
 # -- Exceptions --------------------------------------------------------------------------------------------------------
