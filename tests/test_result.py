@@ -175,7 +175,7 @@ def test_get_returns_what_is_there(app, store):
     store("t1", 42)
 
     assert app.AsyncResult("t1").get() == 42
-    assert app.AsyncResult("t1").wait(timeout=SECOND) == 42
+    assert app.AsyncResult("t1").wait(timeout=10 * SECOND) == 42
 
 
 @pytest.mark.row("API-300")
@@ -580,4 +580,4 @@ def test_an_eager_result_is_there_at_once():
 def test_eager_results_are_joined_with_others(app, store):
     store("t1", 1)
 
-    assert app.ResultSet([EagerResult("e1", 0, "SUCCESS"), app.AsyncResult("t1")]).join(timeout=SECOND) == [0, 1]
+    assert app.ResultSet([EagerResult("e1", 0, "SUCCESS"), app.AsyncResult("t1")]).join(timeout=10 * SECOND) == [0, 1]

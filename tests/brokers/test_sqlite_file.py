@@ -154,7 +154,7 @@ def test_who_holds_the_lock_too_long_is_named_within_the_timeout(tmp_path):
         began = time.monotonic()
         with pytest.raises(BrokerLocked, match=f"process {os.getpid()}" if sys.platform == "linux" else "process"):
             broker.publish([publication("2")], timeout=0.1)
-        assert 0.05 < time.monotonic() - began < 2
+        assert 0.05 < time.monotonic() - began < 20
 
         with pytest.raises(BrokerUnavailable):
             broker.settle([], Claim(limit=1, lease=60, owner="node"))

@@ -127,13 +127,13 @@ def test_a_signal_is_raised_inside_the_job_that_it_means(signalled):
     def job(_):
         strikes.append((3, SoftTimeLimitExceeded))
         os.kill(os.getpid(), SOFT_SIGNAL)
-        time.sleep(5)
+        time.sleep(60)
 
     began = time.monotonic()
     with pytest.raises(SoftTimeLimitExceeded):
         slot.run(3, job, None)
 
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
     assert not missed
 
 

@@ -47,7 +47,7 @@ def make_app(folder: Path, **settings: Any) -> tuple[Umbel, Runs]:
     """Return an app on a SQLite queue in *folder*, with tasks that write down that they ran."""
     runs = Runs(folder / "runs")
     url = f"sqlite:///{folder / 'queue.db'}"
-    app = Umbel("story", broker=url, backend=url, task_lease=0.5, **settings)
+    app = Umbel("story", broker=url, backend=url, **settings)
 
     @app.task(name="story.first")
     def first(number: int) -> int:

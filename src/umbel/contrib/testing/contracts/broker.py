@@ -1313,7 +1313,7 @@ class BrokerContract:
         crowd.publishers(1, messages=1, batch=1)
 
         assert is_woken(broker)
-        patience = time.monotonic() + site.grace + 1
+        patience = time.monotonic() + site.grace + 10
         taken: list[Delivery] = []
         while not taken and time.monotonic() < patience:
             taken = take(site, broker)
