@@ -553,6 +553,8 @@ _GROUPS: Final[dict[str, tuple[tuple[Any, ...], ...]]] = {
          "Longest sleep of beat in seconds; 0 is as its scheduler likes."),
         ("beat_cron_starting_deadline", "CELERYBEAT_CRON_STARTING_DEADLINE", "int", None,
          "Seconds of lateness after which a missed crontab run is skipped; None runs it."),
+        ("beat_misfire", None, "string", "run_once",
+         "Missed instants that are still sent: 'skip' none, 'run_once' the newest, 'catch_up(n)' the newest n."),
         ("beat_enable_remote_control", "CELERYBEAT_ENABLE_REMOTE_CONTROL", "bool", False,
          "Beat answers to the command ping."),
         ("beat_remote_control_max_tick_age", "CELERYBEAT_REMOTE_CONTROL_MAX_TICK_AGE", "float", None,
