@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -87,7 +87,7 @@ def _failed(env: Environment, signature: _Signature, exc: ChordError, options: M
     lost = Request(
         id=own.get("task_id") or next(ids_of(signature), None),
         task=signature["task"],
-        errbacks=list(_errbacks(signature)),
+        errbacks=_errbacks(signature),
         chain=[*(own.get("chain") or ()), signature],
         root_id=options.get("root_id"),
         parent_id=options.get("parent_id"),
@@ -107,13 +107,22 @@ def _failed(env: Environment, signature: _Signature, exc: ChordError, options: M
     return follows
 
 
-def _errbacks(signature: _Signature) -> Iterator[_Signature]:
-    """Yield what is linked to the failure of a body; that of a group is the failure of all its members."""
-    own = signature["options"].get("link_error")
-    if own:
-        yield from [own] if isinstance(own, Mapping) else own
-    elif signature["subtask_type"] == "group":
-        for member in signature["kwargs"]["tasks"]:
-            yield from _errbacks(member)
-    elif signature["subtask_type"] == "chord":
-        yield from _errbacks(signature["kwargs"]["body"])
+def _errbacks(signature: _Signature) -> list[_Signature]:
+    """Return what is linked to the failure of a body: its own, and of a chain that of the step which would begin.
+
+    A group fails with all its members, a chord with its body.
+    """
+    own = signature["options"].get("link_error") or ()
+    errbacks = [own] if isinstance(own, Mapping) else list(own)
+    kwargs = signature["kwargs"]
+    match signature["subtask_type"]:
+        case "chain":
+            inner = kwargs["tasks"][:1]
+        case "group":
+            inner = kwargs["tasks"]
+        case "chord":
+            inner = [kwargs["body"]]
+        case _:
+            inner = []
+    errbacks += [each for part in inner for each in _errbacks(part) if each not in errbacks]
+    return errbacks

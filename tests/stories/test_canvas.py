@@ -1,0 +1,291 @@
+"""An afternoon with work-flows: every kind of canvas through a real worker, whatever counts its chords."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from umbel import Umbel, chain, chord, group
+from umbel.exceptions import ChordError, ImproperlyConfigured
+from umbel.worker.facts import Manner
+from umbel.worker.worker import Worker
+
+PATIENCE = 30.0  # seconds; a lost task shows as a time-out
+
+HEARD: dict[str, threading.Event] = {}  # what an errback was told, by its name
+
+
+def make_app(folder: Path, how: str) -> Umbel:
+    here = f"sqlite:///{folder / 'queue.db'}"
+    urls = {
+        "memory": ("memory://", "memory://"),
+        "sqlite": (here, here),
+        "apart": ("memory://", here),
+        "polled": ("memory://", here),
+    }
+    broker, backend = urls[how]
+    app = Umbel("afternoon", broker=broker, backend=backend, result_chord_retry_interval=0.02)
+    if how == "polled":
+        app.backend.__dict__["counts_chords"] = False
+
+    @app.task(name="add")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    @app.task(name="xsum")
+    def xsum(values: list[int]) -> int:
+        return sum(values)
+
+    @app.task(name="same")
+    def same(value: Any) -> Any:
+        return value
+
+    @app.task(name="boom")
+    def boom(*_: Any) -> None:
+        raise ValueError("boom")
+
+    @app.task(name="flaky", bind=True)
+    def flaky(self: Any, value: int) -> int:
+        if self.request.retries < 2:
+            raise self.retry(countdown=0)
+        return value
+
+    @app.task(name="spread", bind=True)
+    def spread(self: Any, count: int) -> Any:
+        return self.replace(group(same.si(number) for number in range(count)))
+
+    @app.task(name="become", bind=True)
+    def become(self: Any, sig: Any) -> Any:
+        return self.replace(sig)
+
+    @app.task(name="grow", bind=True)
+    def grow(self: Any, value: int, *, lazy: bool) -> int:
+        added = self.add_to_chord(same.s(100 + value), lazy=lazy)
+        if lazy:
+            added.delay()
+        return value
+
+    @app.task(name="heard")
+    def heard(task_id: str, *, name: str) -> None:
+        HEARD[name].set()
+
+    @app.task(name="heard_here")
+    def heard_here(request: Any, exc: BaseException, traceback: Any, *, name: str) -> None:
+        assert isinstance(exc, ChordError)
+        HEARD[name].set()
+
+    return app
+
+
+@contextmanager
+def working(app: Umbel) -> Iterator[Umbel]:
+    ready = threading.Event()
+    worker = Worker(app, pool="solo", on_ready=lambda _: ready.set())
+    thread = threading.Thread(target=worker.start)
+    thread.start()
+    assert ready.wait(PATIENCE)
+    yield app
+    worker.stop(Manner.WARM)
+    thread.join(PATIENCE)
+    app.close()
+
+
+@pytest.fixture(scope="module", params=["memory", "sqlite", "apart"])
+def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Umbel]:
+    with working(make_app(tmp_path_factory.mktemp("afternoon"), request.param)) as app:
+        yield app
+
+
+@pytest.fixture
+def t(app: Umbel) -> Any:
+    class Tasks:
+        def __getattr__(self, name: str) -> Any:
+            return app.tasks[name]
+
+    return Tasks()
+
+
+@pytest.mark.row("API-273", "API-268")
+def test_a_body_gets_the_values_of_its_header_in_order(t):
+    result = chord([t.add.s(number, number) for number in range(20)], t.same.s())()
+
+    assert result.get(timeout=PATIENCE) == [2 * number for number in range(20)]
+    assert result.parent.get(timeout=PATIENCE) == [2 * number for number in range(20)]
+
+
+@pytest.mark.row("API-280")
+@pytest.mark.parametrize(
+    ("write", "value"),
+    [
+        (lambda t: group(t.same.s(1), t.same.s(2)) | t.xsum.s(), 3),
+        (lambda t: t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)) | t.xsum.s() | t.add.s(100), 107),
+        (lambda t: chord([t.same.s(1), t.same.s(2) | t.add.s(5)], t.same.s()), [1, 7]),
+        (lambda t: chord([chord([t.same.s(1), t.same.s(2)], t.xsum.s()), t.same.s(9)], t.same.s()), [3, 9]),
+        (lambda t: chord([group(t.same.s(1), group(t.same.s(2), t.same.s(3))), t.same.s(4)], t.same.s()), [1, 2, 3, 4]),
+        (lambda t: chord([t.same.s(1) | group(t.add.s(1), t.add.s(2)), t.same.s(4)], t.same.s()), [2, 3, 4]),
+        (lambda t: chord([t.same.s(3)], t.xsum.s() | t.add.s(1) | group(t.add.s(1), t.add.s(2))), [5, 6]),
+        (lambda t: chord([t.same.s(1)], chord([t.xsum.s(), t.xsum.s()], t.xsum.s())), 2),
+        (lambda t: chord([t.same.s(1)], group(t.xsum.s(), t.same.s())), [1, [1]]),
+        (
+            lambda t: chain(
+                t.same.s(1),
+                group(t.add.s(1), t.add.s(2)),
+                group(t.xsum.s(), t.same.s()),
+                t.same.s(),
+            ),
+            [5, [2, 3]],
+        ),
+        (lambda t: group(t.same.s(1), chord([t.same.s(1), t.same.s(1)], t.xsum.s()), t.same.s(3)), [1, 2, 3]),
+        (lambda t: chord([t.flaky.s(1), t.flaky.s(2)], t.xsum.s()), 3),
+        (lambda t: chord(iter([t.same.s(1)]), t.same.s()), [1]),
+    ],
+)
+def test_whatever_is_nested_completes(t, write, value):
+    assert write(t).apply_async().get(timeout=PATIENCE) == value
+
+
+@pytest.mark.row("API-272")
+def test_a_body_of_an_empty_header_gets_nothing(t):
+    assert chord([], t.same.s())().get(timeout=PATIENCE) == []
+
+
+@pytest.mark.row("API-274", "PRT-201")
+@pytest.mark.parametrize("errback", ["heard", "heard_here"])
+def test_a_body_fails_with_its_header_and_its_errbacks_are_told(t, request, errback):
+    HEARD[request.node.name] = threading.Event()
+    body = t.xsum.s().on_error(getattr(t, errback).s(name=request.node.name))
+
+    result = chord([t.same.s(1), t.boom.s(), t.same.s(3)], body | t.add.s(1))()
+
+    with pytest.raises(ChordError, match=r"Dependency \S+ raised ValueError\('boom'"):
+        result.get(timeout=PATIENCE)
+    assert HEARD[request.node.name].wait(PATIENCE)
+
+
+@pytest.mark.row("API-278", "API-280")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda t: chord([t.same.s(1), t.boom.s() | t.same.s() | t.same.s()], t.xsum.s()),
+        lambda t: chord([t.same.s(1), t.boom.s() | group(t.same.s(), t.same.s())], t.xsum.s()),
+        lambda t: chord([t.same.s(1), t.boom.s() | chord([t.same.s()], t.same.s())], t.xsum.s()),
+        lambda t: chord([chord([t.boom.s()], t.same.s()), t.same.s(1)], t.xsum.s()),
+        lambda t: chord([chord([t.same.s(1)], t.boom.s()), t.same.s(1)], t.xsum.s()),
+        lambda t: chord([chord([t.boom.s()], t.same.s() | group(t.same.s(), t.same.s()))], t.xsum.s()),
+        lambda t: chord([t.boom.s()], t.xsum.s()) | t.same.s() | t.same.s(),
+    ],
+)
+def test_a_failure_reaches_every_chord_around_it(t, write):
+    with pytest.raises(ChordError):
+        write(t).apply_async().get(timeout=PATIENCE)
+
+
+def test_all_members_of_a_group_that_was_a_body_fail(t):
+    result = chord([t.boom.s()], group(t.same.s(), t.xsum.s()))()
+
+    states = [type(each.get(timeout=PATIENCE, propagate=False)) for each in result.results]
+    assert states == [ChordError, ChordError]
+
+
+@pytest.mark.row("API-172", "API-173")
+@pytest.mark.parametrize(
+    ("write", "value"),
+    [
+        (lambda t: t.spread.s(3), [0, 1, 2]),
+        (lambda t: t.spread.s(3) | t.xsum.s() | t.add.s(1), 4),
+        (lambda t: chord([t.spread.s(2), t.same.s(7)], t.same.s()), [[0, 1], 7]),
+        (lambda t: chord([t.become.s(t.same.si(1) | t.add.s(1)), t.same.s(7)], t.same.s()), [2, 7]),
+        (lambda t: chord([t.become.s(chord([t.same.s(1)], t.xsum.s())), t.same.s(7)], t.same.s()), [1, 7]),
+        (lambda t: chord([t.same.s(5)], t.become.si(t.same.si(6)) | t.add.s(1)), 7),
+    ],
+)
+def test_a_task_is_replaced_wherever_it_stands(t, write, value):
+    assert write(t).apply_async().get(timeout=PATIENCE) == value
+
+
+@pytest.mark.row("API-176")
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_header_grows_while_it_runs(t, lazy):
+    result = chord([t.grow.s(1, lazy=lazy), t.grow.s(2, lazy=lazy)], t.same.s())()
+
+    values = result.get(timeout=PATIENCE)
+    assert (values[:2], sorted(values[2:])) == ([1, 2], [101, 102])
+
+
+@pytest.mark.row("API-176")
+def test_only_a_chord_can_grow(t):
+    with pytest.raises(ValueError, match="not a member of any chord"):
+        t.grow.delay(1, lazy=False).get(timeout=PATIENCE)
+
+
+def test_a_revoked_part_fails_its_chord(app, t):
+    with app.lend_broker() as broker:
+        broker.revoke(["unwanted"])
+
+    result = chord([t.same.s(1), t.same.s(2).set(task_id="unwanted")], t.same.s())()
+
+    with pytest.raises(ChordError, match=r"Dependency unwanted raised TaskRevokedError"):
+        result.get(timeout=PATIENCE)
+
+
+@pytest.mark.row("API-318")
+def test_the_graph_of_a_result_shows_what_led_to_what(t):
+    result = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2))).apply_async()
+    first = result.parent
+    result.get(timeout=PATIENCE)
+
+    graph = first.graph
+
+    assert {each.id for each in graph} == {first.id, result.id, *(each.id for each in result.results)}
+    assert graph.valency_of(first) == 4
+
+
+@pytest.mark.row("PRT-206")
+def test_where_nobody_counts_a_task_looks_after_the_chord(tmp_path):
+    with working(make_app(tmp_path, "polled")) as app:
+        t = app.tasks
+        add, same, xsum, boom = t["add"], t["same"], t["xsum"], t["boom"]
+        results = [
+            chord([add.s(1, 1), same.s(2)], xsum.s()).apply_async(),
+            (add.s(1, 1) | group(add.s(1), add.s(2)) | xsum.s() | add.s(100)).apply_async(),
+            chord([same.s(1), boom.s() | same.s()], xsum.s()).apply_async(),
+            chord([t["grow"].s(1, lazy=False)], same.s()).apply_async(),
+        ]
+
+        assert [each.get(timeout=PATIENCE) for each in results[:2]] == [4, 107]
+        for each, cause in zip(results[2:], ["ValueError", "NotImplementedError"], strict=True):
+            with pytest.raises(ChordError, match=cause):
+                each.get(timeout=PATIENCE)
+
+
+@pytest.mark.row("API-275", "PRT-207")
+@pytest.mark.parametrize("backend", ["disabled://"])
+def test_a_chord_needs_a_place_for_results(backend):
+    app = Umbel("nowhere", broker="memory://", backend=backend)
+
+    with pytest.raises(NotImplementedError, match="result backend"):
+        chord([app.signature("a")], app.signature("b"), app=app).apply_async()
+    with pytest.raises(ImproperlyConfigured):
+        _ = app.AsyncResult("x").state
+
+
+@pytest.mark.row("API-281")
+@pytest.mark.parametrize("fails", [False, True])
+def test_chords_among_the_follow_ups_of_an_eager_task_are_counted(tmp_path, fails):
+    app = make_app(tmp_path, "memory")
+    app.conf.task_always_eager = True
+    heard: list[Any] = []
+    note = app.task(heard.append, name="note")
+    t = app.tasks
+    member = t["boom"].s() if fails else t["add"].s(2)
+
+    t["add"].apply_async(
+        (1, 1), link=group(t["add"].s(1), member) | t["xsum"].s().on_error(note.si("failed")) | note.s()
+    )
+
+    assert heard == (["failed"] if fails else [7])
