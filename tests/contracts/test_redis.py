@@ -13,9 +13,25 @@ from umbel.brokers.redis_names import Names
 from umbel.contrib.testing.clock import VirtualClock
 from umbel.contrib.testing.contracts.backend import BackendContract
 from umbel.contrib.testing.contracts.broker import BrokerContract
+from umbel.contrib.testing.contracts.chords import ChordCounterContract, ChordSettlementContract
 from umbel.contrib.testing.contracts.site import RealClock, Site
 
 pytestmark = pytest.mark.service("redis", "A")
+
+
+class HurriedClock(RealClock):
+    """The time of this machine, which sleeps only as long as the server needs to remove what expires."""
+
+    def __init__(self):
+        self._ahead = 0.0
+
+    def __call__(self):
+        return super().__call__() + self._ahead
+
+    def advance(self, seconds):
+        asleep = min(seconds, 2.2)
+        super().advance(asleep)
+        self._ahead += seconds - asleep
 
 
 class _OnRedis:
@@ -30,7 +46,7 @@ class _OnRedis:
         return Site(
             clock=clock,
             make_broker=lambda: RedisBroker(self.address, names, clock=clock),
-            make_backend=lambda: RedisBackend(self.address, names),
+            make_backend=lambda: RedisBackend(self.address, names, clock=clock),
             open_elsewhere=functools.partial(RedisBroker, self.address, names),
             open_results_elsewhere=functools.partial(RedisBackend, self.address, names),
             poison=functools.partial(_poison, self.address, prefix),
@@ -41,6 +57,16 @@ class _OnRedis:
 
 
 class TestRedisBroker(_OnRedis, BrokerContract):
+    second = 1.0
+    new_clock = VirtualClock
+
+
+class TestRedisCounter(_OnRedis, ChordCounterContract):
+    second = 0.1
+    new_clock = HurriedClock
+
+
+class TestRedisSettlement(_OnRedis, ChordSettlementContract):
     second = 1.0
     new_clock = VirtualClock
 

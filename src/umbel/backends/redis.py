@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -32,9 +32,14 @@ class RedisBackend:
 
     features = BackendFeatures(push=True, expires=True, groups=True, chords=True)
 
-    def __init__(self, address: Address, names: Names) -> None:
-        """Connect to *address* when it is needed; the keys are those of *names*."""
+    def __init__(self, address: Address, names: Names, *, clock: Callable[[], float] | None = None) -> None:
+        """Connect to *address* when it is needed; the keys are those of *names*.
+
+        How long a chord is left to somebody is told by *clock* (unix seconds), None = the server's; the server's alone
+        removes what expires.
+        """
         self._link = Link(address)
+        self._clock = clock
         self._names = names
         self._closed = False
         self._spare: list[Link] = []  # of a wait that ended
@@ -123,7 +128,8 @@ class RedisBackend:
 
     def _run(self, orders: Orders, *, chords: int = 0) -> Any:
         limit = 0 if chords else -1
-        return self._link.run(TURN, self._names.turn(), b"", *orders.words([limit, 0, 0, chords]))
+        now = b"" if self._clock is None else repr(self._clock()).encode()
+        return self._link.run(TURN, self._names.turn(), now, *orders.words([limit, 0, 0, chords]))
 
     @staticmethod
     def _ready(answer: Any) -> tuple[ReadyChord, ...]:

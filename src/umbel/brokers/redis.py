@@ -42,7 +42,7 @@ from umbel.wire.topology import Topology
 
 __all__ = ["RedisBroker"]
 
-_SEEN: Final = 60.0  # seconds after which we tell again that we consume; a silence of 300 means that we are gone
+_SEEN: Final = 10.0  # seconds after which we tell again that we consume; a silence of 30 means that we are gone
 _BLIND: Final = 0.1  # seconds between two looks where the server cannot tell us of changes
 _FORGET: Final = 600.0  # seconds between two looks for revocations that have expired
 _CHUNK: Final = 500
@@ -154,7 +154,14 @@ class RedisBroker:
                     now = now or self._time()
                     due = message.eta.timestamp()
                     if due > now:
-                        orders.delay(names.delayed(queue), due, _member(step, data), queue=queue, key=key, data=data)
+                        orders.delay(
+                            names.delayed(queue),
+                            due,
+                            _member(step, data),
+                            consumers=names.consumers(queue),
+                            key=key,
+                            data=data,
+                        )
                         continue
                 orders.push(key, data)
                 lifetime = self._routes.lifetime(queue)
@@ -177,7 +184,7 @@ class RedisBroker:
         self._consumed = wanted
         self._told = 0.0
         if left:
-            self._routes.leave(self._link, left)
+            self._leave(left)
             self._known.difference_update(left)
         if wanted:
             self._make_known(*wanted)
@@ -192,18 +199,24 @@ class RedisBroker:
             self._routes.listen(self._link, wanted)
 
     def _tell(self) -> None:
-        """Say that somebody of ours consumes from our queues, so that delayed messages may lie where only we look."""
+        """Say that we consume from our queues, so that delayed messages may lie where only umbel looks."""
         self._told = time.monotonic()
-        now = self._time()
-        words = [word for queue in self._consumed for word in (now, queue)]
-        self._link.pipeline(
-            [
-                (b"ZADD", self._names.own("consumers"), *words),
-                (b"ZADD", self._names.own("queues"), *words),
-                (b"ZREMRANGEBYSCORE", self._names.own("consumers"), b"-inf", now - 86400),
-                *self._routes.refresh(self._consumed),
+        names, now = self._names, self._time()
+        commands: list[tuple[Argument, ...]] = []
+        for queue in self._consumed:
+            key = names.consumers(queue)
+            commands += [
+                (b"ZADD", key, now, self._nonce),
+                (b"ZREMRANGEBYSCORE", key, b"-inf", now - 86400),
+                (b"EXPIRE", key, 86400),
+                (b"ZADD", names.own("queues"), now, queue),
             ]
-        )
+        self._link.pipeline([*commands, *self._routes.refresh(self._consumed)])
+
+    def _leave(self, queues: Sequence[str]) -> None:
+        """Consume from these no more."""
+        self._link.pipeline([(b"ZREM", self._names.consumers(queue), self._nonce) for queue in queues])
+        self._routes.leave(self._link, queues)
 
     def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Turn:
         self._check_open()
@@ -859,7 +872,7 @@ class RedisBroker:
         if self._pid == os.getpid():
             try:
                 if self._consumed and self._link.is_open:
-                    self._routes.leave(self._link, self._consumed)
+                    self._leave(self._consumed)
             except (BrokerUnavailable, BrokerUnusable):
                 pass  # what is left behind expires
         self._link.close()

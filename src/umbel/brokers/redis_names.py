@@ -118,6 +118,10 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Return the key of what waits for its time before it goes into *queue*: a set sorted by unix seconds."""
         return f"{self.prefix}umbel.delayed.{queue}"
 
+    def consumers(self, queue: str) -> str:
+        """Return the key of those of us who consume from *queue*: a set sorted by the time they said so."""
+        return f"{self.prefix}umbel.consumers.{queue}"
+
     def turn(self) -> tuple[str, ...]:
         """Return the keys that every turn needs, in the order in which the script knows them."""
         own = (
@@ -128,7 +132,6 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "dead",
             "dead.letters",
             "dead.ids",
-            "consumers",
             "chords",
         )
         return (self.prefix + self.unacked, self.prefix + self.unacked_index, *(self.own(name) for name in own))

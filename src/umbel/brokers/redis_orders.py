@@ -61,9 +61,9 @@ class Orders:
         """Publish a message to all who listen."""
         self._add("C", channel, data)
 
-    def delay(self, delayed: str, due: float, member: bytes, *, queue: str, key: str, data: bytes) -> None:
-        """Keep a message until *due*, unix seconds, if one of ours consumes the queue; else put it into the list."""
-        self._add("Z", delayed, repr(due), member, queue, key, data)
+    def delay(self, delayed: str, due: float, member: bytes, *, consumers: str, key: str, data: bytes) -> None:
+        """Keep a message until *due*, unix seconds, if one of ours consumes; else put it into the list."""
+        self._add("Z", delayed, repr(due), member, consumers, key, data)
 
     def wait(self, delayed: str, seconds: float, member: bytes) -> None:
         """Keep a message for *seconds*."""

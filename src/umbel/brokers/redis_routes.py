@@ -165,7 +165,7 @@ class Routes:
                 commands.append((b"SREM", names.permanent(exchange), stored))
             commands.append((b"DEL", *names.lists(queue), names.delayed(queue)))
             commands.append((b"ZREM", names.own("queues"), queue))
-            commands.append((b"ZREM", names.own("consumers"), queue))
+            commands.append((b"DEL", names.consumers(queue)))
         if commands:
             link.pipeline([(b"MULTI",), *commands, (b"EXEC",)])
 

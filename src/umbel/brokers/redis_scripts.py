@@ -23,7 +23,7 @@ TURN: Final = Script(
     _NOW
     + """
 -- Settle, then claim. KEYS: unacked, unacked_index, leases, token, paused, revoked version, dead, dead letters,
--- dead ids, consumers, and for each consumed queue the lists of its steps and its delayed set.
+-- dead ids, ready chords, and for each consumed queue the lists of its steps and its delayed set.
 -- ARGV: now, number of settlements, their tags, number of words of orders, orders (settlement, count, and that many
 -- times an operation), limit (-1: no claim), lease, steps, and for each queue its name, tail of an unacked entry and
 -- tail of a tag.
@@ -49,7 +49,7 @@ if total > 0 then
         -- Fire a chord: it must be ready.
         local key = string.sub(tag, 2)
         held[i] = call('DEL', key) == 1
-        if held[i] then call('ZREM', KEYS[11], key) else refused[#refused + 1] = i end
+        if held[i] then call('ZREM', KEYS[10], key) else refused[#refused + 1] = i end
       elseif sort == '~' then
         -- Exhume: there must be such a dead letter.
         local letter, id = string.match(tag, '^~([^\\n]*)\\n(.*)$')
@@ -109,11 +109,11 @@ while at <= last do
         if new then call('PUBLISH', key, b) end
       end
       at = at + 4
-    elseif op == 'Z' then                                   -- delay: set, unix seconds, member, queue, list, message
+    elseif op == 'Z' then                                   -- delay: set, unix seconds, member, consumers, list, message
       if ok then
         -- Only where somebody of ours consumes, for nobody else would look there. Celery holds such messages itself.
-        local seen = tonumber(call('ZSCORE', KEYS[10], ARGV[at + 4]) or 0)
-        if seen > now - 300 then call('ZADD', key, a, b) else call('LPUSH', ARGV[at + 5], ARGV[at + 6]) end
+        local here = call('ZCOUNT', ARGV[at + 4], now - 30, '+inf') > 0
+        if here then call('ZADD', key, a, b) else call('LPUSH', ARGV[at + 5], ARGV[at + 6]) end
       end
       at = at + 7
     elseif op == 'W' then                                   -- wait: set, seconds from now, member
@@ -159,11 +159,16 @@ while at <= last do
     elseif op == 'T' then      -- part: group key, score, id:index, payload, body, milliseconds or 0, hold until, group
       local payload, body, ttl, group = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 8]
       if ok and call('EXISTS', key .. '.r') == 0 and call('GET', key .. '.c') ~= 'done' then
+        -- Celery's senders tell the size just before they send the last task, so there may be none yet.
         local size = tonumber(call('GET', key .. '.s') or nil)
-        if size and call('SADD', key .. '.d', b) == 1 then
+        if call('SADD', key .. '.d', b) == 1 then
           local kind = call('TYPE', key .. '.j').ok
           if kind == 'list' then call('RPUSH', key .. '.j', payload)
-          else call('ZADD', key .. '.j', a, payload) end
+          else
+            if a == '+inf' then a = 1e15 + call('ZCARD', key .. '.j') end  -- in order of arrival
+            call('ZADD', key .. '.j', a, payload)
+          end
+          if not size and ttl == '0' then ttl = '86400000' end
           if ttl ~= '0' then
             for _, part in ipairs({'.s', '.t', '.j', '.d'}) do call('PEXPIRE', key .. part, ttl) end
           end
@@ -174,7 +179,7 @@ while at <= last do
           else parts = call('ZRANGE', key .. '.j', 0, -1) end
           call('RPUSH', key .. '.r', group, body, unpack(parts, 1, math.min(#parts, 4000)))
           for i = 4001, #parts do call('RPUSH', key .. '.r', parts[i]) end
-          call('ZADD', KEYS[11], now + 5, key .. '.r')
+          call('ZADD', KEYS[10], now + 5, key .. '.r')
           -- Celery's workers find it done; the claim is ours.
           call('SET', key .. '.c', 'done', 'PX', 300000)
           call('DEL', key .. '.s', key .. '.t', key .. '.j', key .. '.d', key .. '.a')
@@ -195,13 +200,13 @@ local answer = {stamp, refused, ready, false, false, false, false}
 if limit < 0 then return answer end
 
 if chords > 0 then
-  for _, key in ipairs(call('ZRANGEBYSCORE', KEYS[11], '-inf', stamp, 'LIMIT', 0, chords)) do
+  for _, key in ipairs(call('ZRANGEBYSCORE', KEYS[10], '-inf', stamp, 'LIMIT', 0, chords)) do
     local found = call('LRANGE', key, 0, -1)
     if #found > 0 then
-      call('ZADD', KEYS[11], now + 5, key)
+      call('ZADD', KEYS[10], now + 5, key)
       ready[#ready + 1] = found
     else
-      call('ZREM', KEYS[11], key)
+      call('ZREM', KEYS[10], key)
     end
   end
 end
@@ -220,7 +225,7 @@ local queues, width = {}, steps + 1
 for place = 0, (#ARGV - at + 1) / 3 - 1 do
   local name, entry, tag = unpack(ARGV, at + place * 3, at + place * 3 + 2)
   if not paused[name] then
-    local first = 12 + place * width
+    local first = 11 + place * width
     queues[#queues + 1] = {place = place, first = first, entry = entry, tag = tag}
     local delayed = KEYS[first + steps]
     local due = call('ZRANGEBYSCORE', delayed, '-inf', stamp, 'LIMIT', 0, 500)
