@@ -26,12 +26,6 @@ def test_a_group_is_revoked_as_a_whole(app, add):
     assert app.open_broker().revoked() == {child.id for child in result}
 
 
-@pytest.mark.row("API-312")
-def test_what_cannot_be_done_yet_is_not_pretended(add):
-    with pytest.raises(NotImplementedError, match="remote control"):
-        add.delay(1, 2).revoke(terminate=True)
-
-
 @pytest.mark.row("API-482")
 def test_waiting_messages_can_be_dropped(app, add, sent):
     for _ in range(3):

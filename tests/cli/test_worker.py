@@ -38,7 +38,8 @@ def test_options_are_given_to_the_worker(umbel, hello, made):
     ran = umbel(
         "worker", "-n", "w1@%h", "-l", "info", "-c", "3", "-P", "threads", "--processes", "2", "-Q", "a,b", "-X", "b",
         "--prefetch-multiplier", "2", "--time-limit", "9.5", "--soft-time-limit", "9", "--max-tasks-per-child", "7",
-        "--max-memory-per-child", "9000", "--discard",
+        "--max-memory-per-child", "9000", "--discard", "-E", "--heartbeat-interval", "7",
+        "--without-mingle", "--without-gossip",
     )  # fmt: skip
 
     assert ran.code == 0, ran.err
@@ -56,6 +57,9 @@ def test_options_are_given_to_the_worker(umbel, hello, made):
         "max_tasks_per_child": 7,
         "max_memory_per_child": 9000,
         "purge": True,
+        "task_events": True,
+        "without_heartbeat": False,
+        "heartbeat_interval": 7.0,
     }
 
 
@@ -109,7 +113,7 @@ def test_quiet_hides_the_banner(umbel, hello, made, monkeypatch):
         (("-l", "loud"), "'loud'"),
         (("-P", "gevent"), "the gevent pool comes with a later version of umbel"),
         (("-P", "preforc"), "'preforc' is no pool; choose one of prefork, threads, asyncio, solo"),
-        (("-B",), "umbel's worker has no -B yet"),
+        (("--autoscale=3",), "umbel's worker has no --autoscale yet"),
         (("--autoscale", "3,1"), "umbel's worker has no --autoscale yet"),
         (("--quiett",), "--quiet"),
         (("prefetch_multiplyer=3",), "did you mean 'worker_prefetch_multiplier'?"),

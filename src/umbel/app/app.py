@@ -476,7 +476,11 @@ class Umbel:
             policy = NO_RETRY
         elif options.get("retry") or options.get("retry_policy"):
             policy = RetryPolicy.of(self.conf.task_publish_retry_policy, options.get("retry_policy"))
-        self.sender.send(publications, self.amqp.publisher.needs, policy=policy, timeout=options.get("timeout"))
+        needs = self.amqp.publisher.needs
+        if self.conf.task_send_sent_event:
+            told = self.events.of_sending(publications)
+            publications, needs = [*publications, *told], {**needs, **self.events.needs}
+        self.sender.send(publications, needs, policy=policy, timeout=options.get("timeout"))
         if signals.after_task_publish.receivers or signals.task_sent.receivers:
             self.amqp.publisher.tell_published(publications)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
 
+from umbel._names import anon_nodename
 from umbel.app.sending import NO_RETRY, RetryPolicy
 from umbel.brokers.base import Publication
 from umbel.events.dispatcher import EventDispatcher
@@ -78,7 +79,7 @@ class Events:
         retry: bool = False,
         retry_policy: Mapping[str, Any] | None = None,
     ) -> None:
-        """Hand events to the broker, *over* a connection that the app made or one of its own; may raise OperationalError."""
+        """Hand events to the broker, *over* a connection the app made or one of its own; may raise OperationalError."""
         policy = RetryPolicy.of(self.app.conf.task_publish_retry_policy, retry_policy) if retry else NO_RETRY
         self.app.sender.send(publications, self.needs, policy=policy, over=over)
 
@@ -92,28 +93,53 @@ class Events:
         """Return how many hours local time lies behind UTC; west is positive."""
         return (time.altzone if time.localtime().tm_isdst > 0 else time.timezone) // 3600
 
-    def packer(self, hostname: str) -> Callable[[Sequence[tuple[str, dict[str, Any], float]]], Publication]:
-        """Return what makes one publication of several notes (type, own fields, unix time) of a node."""
+    def packer(
+        self, hostname: str, *, gathered: bool = True
+    ) -> Callable[[Sequence[tuple[str, dict[str, Any], float]]], Publication]:
+        """Return what makes one publication of several notes (type, own fields, unix time) of a node.
+
+        Without *gathered* it takes one note.
+        """
         forward = self.app.clock.forward
         pid, offset = os.getpid(), self.utcoffset
 
         def pack(notes: Sequence[tuple[str, dict[str, Any], float]]) -> Publication:
-            return self.publication(
-                [
-                    event(
-                        kind,
-                        hostname=hostname,
-                        timestamp=at,
-                        clock=forward(),
-                        pid=pid,
-                        fields=fields,
-                        utcoffset=offset,
-                    )
-                    for kind, fields, at in notes
-                ]
-            )
+            events = [
+                event(kind, hostname=hostname, timestamp=at, clock=forward(), pid=pid, fields=fields, utcoffset=offset)
+                for kind, fields, at in notes
+            ]
+            return self.publication(events if gathered else events[0])
 
         return pack
+
+    def of_sending(self, publications: Sequence[Publication]) -> list[Publication]:
+        """Return what tells monitors that these tasks are sent, to travel with them."""
+        told = []
+        for message, route in ((each.message, each.route) for each in publications):
+            task = dict.get(self.app.tasks, message.task)
+            if message.task and getattr(task, "send_events", True):
+                told.append(
+                    (
+                        "task-sent",
+                        {
+                            "uuid": message.id,
+                            "root_id": message.root_id,
+                            "parent_id": message.parent_id,
+                            "name": message.shadow or message.task,
+                            "args": message.argsrepr,
+                            "kwargs": message.kwargsrepr,
+                            "retries": message.retries,
+                            "eta": None if message.eta is None else message.eta.isoformat(),
+                            "expires": None if message.expires is None else message.expires.isoformat(),
+                            "queue": route.routing_key,
+                            "exchange": route.exchange,
+                            "routing_key": route.routing_key,
+                        },
+                        time.time(),
+                    )
+                )
+        pack = self.packer(anon_nodename(), gathered=False)
+        return [pack([each]) for each in told]
 
     def publication(self, events: Any, *, serializer: str | None = None, delivery_mode: int = 1) -> Publication:
         """Return the message of one event (a dict) or of several, and its way."""

@@ -395,6 +395,14 @@ class Task(Generic[P, R]):
 
     # -- while it runs
 
+    def send_event(
+        self, type_: str, retry: bool = True, retry_policy: Mapping[str, Any] | None = None, **fields: Any
+    ) -> None:
+        """Tell monitors something about this run: an event *type_*, such as ``task-progress``, with *fields*."""
+        request = self.request
+        with self.app.events.default_dispatcher(hostname=request.hostname) as dispatcher:
+            dispatcher.send(type_, uuid=request.id, retry=retry, retry_policy=retry_policy, **fields)
+
     @property
     def request(self) -> Request:
         """What this run of the task may know of its call."""

@@ -43,7 +43,7 @@ def _config(worker: Worker) -> Iterator[str]:
         "transport": mask_url(broker),
         "results": mask_url(app.shown_url(results)) if results else "disabled",
         "concurrency": f"{_slots(worker)} ({_pool(worker)})",
-        "task events": "OFF",
+        "task events": "ON" if worker.teller.enabled else "OFF (-E turns them on)",
     }
     for name, value in facts.items():
         yield f" .> {name + ':':<13}{click.style(value, bold=name == 'transport')}"

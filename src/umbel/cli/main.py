@@ -27,6 +27,15 @@ _COMMANDS: Final = {
     "purge": ("umbel.cli.purge", "Drop all messages that wait in queues."),
     "list": ("umbel.cli.listing", "Show bindings, queues or tasks."),
     "dead": ("umbel.cli.dead", "Look at tasks that will not run by themselves any more, and decide about them."),
+    "status": ("umbel.cli.status", "Show which workers are there."),
+    "inspect": ("umbel.cli.inspect", "Ask workers what they do."),
+    "control": ("umbel.cli.control", "Tell workers to do something."),
+    "pause": (
+        "umbel.cli.pause",
+        "Let no worker take tasks from queues, until umbel resume; without names, show which are paused.",
+    ),
+    "resume": ("umbel.cli.resume", "Let workers take tasks from queues again."),
+    "events": ("umbel.cli.events", "Watch a cluster by its events."),
     "report": ("umbel.cli.report", "Print what a bug report needs."),
 }
 _PLUGINS: Final = ("umbel.commands", "celery.commands")  # entry points that add commands

@@ -14,6 +14,7 @@ import click
 from umbel import signals
 from umbel._names import default_nodename, host_format, node_format
 from umbel.app.settings import parse_assignments
+from umbel.beat.service import EmbeddedService
 from umbel.cli.banner import banner
 from umbel.cli.base import Command
 from umbel.cli.purge import names
@@ -32,9 +33,9 @@ _GREEN: Final = ("eventlet", "gevent")
 # Options of Celery's worker that umbel does not have yet. They are named, so that nobody who moves a command line
 # looks for a spelling mistake.
 _LATER: Final = (
-    "-D --detach -S --statedb -O --optimization --disable-prefetch -E --task-events --events --pool-start-method "
-    "--without-gossip --without-mingle --without-heartbeat --heartbeat-interval --autoscale -B --beat -s --schedule "
-    "--schedule-filename --scheduler --pidfile --uid --gid --umask --executable"
+    "-D --detach -S --statedb -O --optimization --disable-prefetch --pool-start-method "
+    "--autoscale "
+    "--pidfile --uid --gid --umask --executable"
 )
 
 
@@ -98,6 +99,17 @@ class _WorkerCommand(Command):
 @click.option("--processes", type=click.IntRange(1), help="Processes that share the slots of threads or asyncio.")
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume. Default: all that the app knows.")
 @click.option("-X", "--exclude-queues", metavar="A,B", help="Queues not to consume.")
+@click.option("-E", "--task-events", "--events", is_flag=True, default=None, help="Tell monitors of each task.")
+@click.option(
+    "--without-gossip", is_flag=True, expose_value=False,
+    help="Accepted. Workers do not gossip: the broker knows who lives, and the clocks follow the commands.",
+)  # fmt: skip
+@click.option(
+    "--without-mingle", is_flag=True, expose_value=False,
+    help="Accepted. Workers need not ask each other for revoked ids: the broker knows these.",
+)  # fmt: skip
+@click.option("--without-heartbeat", is_flag=True, help="Do not tell monitors that the worker lives.")
+@click.option("--heartbeat-interval", type=click.IntRange(1), help="Seconds between heartbeats. Default: 2.")
 @click.option("-I", "--include", metavar="A,B", help="More modules to import.")
 @click.option("--prefetch-multiplier", type=int, help="Messages held for each slot, at the most.")
 @click.option("--time-limit", type=float, help="Seconds after which a task is stopped.")
@@ -105,6 +117,9 @@ class _WorkerCommand(Command):
 @click.option("--max-tasks-per-child", type=int, help="Tasks after which a process is replaced.")
 @click.option("--max-memory-per-child", type=int, metavar="KIB", help="Memory beyond which a process is replaced.")
 @click.option("--purge", "--discard", is_flag=True, help="Drop all messages that wait in the queues first.")
+@click.option("-B", "--beat", is_flag=True, help="Send periodic tasks as well; see umbel beat.")
+@click.option("-s", "--schedule-filename", "--schedule", metavar="FILE", help="As umbel beat --schedule.")
+@click.option("--scheduler", metavar="CLASS", help="As umbel beat --scheduler.")
 @click.option("--reload", is_flag=True, help="Restart when a source file changes; for development.")
 @click.argument("settings", nargs=-1, metavar="[SETTING=VALUE]...")
 @click.pass_obj
@@ -118,6 +133,9 @@ def command(
     logfile: str | None,
     include: str | None,
     reload: bool,
+    beat: bool,
+    schedule_filename: str | None,
+    scheduler: str | None,
     **options: Any,
 ) -> int:
     """Run tasks.
@@ -138,7 +156,10 @@ def command(
         node = host_format(default_nodename(hostname))
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--hostname") from exc
-    worker = _make_worker(app, session, hostname=node, loglevel=loglevel, **options)
+    clock = None
+    if beat:
+        clock = EmbeddedService(app, thread=True, schedule_filename=schedule_filename, scheduler_cls=scheduler)
+    worker = _make_worker(app, session, clock, hostname=node, loglevel=loglevel, **options)
     out, err = sys.stdout, sys.stderr
     try:
         _set_up_logging(app, session, node, loglevel, logfile or app.conf.worker_logfile)
@@ -146,16 +167,20 @@ def command(
             click.echo(banner(worker, loglevel, color=_color(session)), file=sys.__stdout__)
         return worker.start()
     finally:
+        if clock is not None and clock.is_alive():
+            clock.stop()
         sys.stdout, sys.stderr = out, err  # what went wrong is for the terminal, not for the log
 
 
-def _make_worker(app: Any, session: Session, **options: Any) -> Worker:
+def _make_worker(app: Any, session: Session, clock: Any, **options: Any) -> Worker:
     def ready(worker: Worker) -> None:
         if worker.purged:
             count = f"{worker.purged} {'message' if worker.purged == 1 else 'messages'}"
             click.echo(f"purge: Erased {count} from the queue.\n", file=sys.__stdout__)
         _logger.info("Connected to %s", app.shown_url(app.broker_url()))
         _logger.info("%s ready.", worker.hostname)
+        if clock is not None:
+            clock.start()  # now that children are forked, a thread does no harm
         if not session.quiet and not _logger.isEnabledFor(logging.INFO):
             click.echo(f"{worker.hostname} ready.", file=sys.__stdout__)
 

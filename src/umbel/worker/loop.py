@@ -64,8 +64,8 @@ class Tasks(Protocol):
     def fire(self, ready: ReadyChord) -> Settlement:
         """Work out what a complete chord comes to."""
 
-    def received(self, deliveries: Sequence[Delivery]) -> None:
-        """Tell logs and listeners that these arrived."""
+    def received(self, deliveries: tuple[Delivery, ...]) -> tuple[Delivery, ...]:
+        """Tell logs and listeners that these arrived; return them, marked where they are forbidden by their stamps."""
 
     def ended(self, endings: Sequence[Ending]) -> None:
         """Count these, and tell those who watch."""
@@ -260,8 +260,8 @@ class Loop:
                 self._count_missed(len(turn.deliveries))
             self._hungry = len(turn.deliveries) >= claim.limit
         if turn.deliveries:
-            self._tasks.received(turn.deliveries)
-            self._do(step(self.state, Arrived(turn.deliveries, time.time()), now=time.monotonic()))
+            deliveries = self._tasks.received(turn.deliveries)
+            self._do(step(self.state, Arrived(deliveries, time.time()), now=time.monotonic()))
         if turn.ready:
             self._fire(turn.ready, now)
 

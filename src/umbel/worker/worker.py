@@ -8,7 +8,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
 
 from umbel import signals
 from umbel._names import default_nodename
@@ -21,8 +23,10 @@ from umbel.pools.kinds import make_pool
 from umbel.pools.solo import SoloPool
 from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
+from umbel.worker.commands import is_stamped
 from umbel.worker.core import Rules, WorkerState
-from umbel.worker.facts import Manner, Stopped
+from umbel.worker.desk import Desk
+from umbel.worker.facts import Fact, Manner, Stopped
 from umbel.worker.ledger import Ledger
 from umbel.worker.loop import Connection, Loop
 from umbel.worker.orders import Ending, Why
@@ -34,6 +38,9 @@ from umbel.worker.teller import Teller
 __all__ = ["Application", "Worker"]
 
 _logger: Final = logging.getLogger("celery.worker")
+_HEARTBEAT: Final = 2.0  # seconds between heartbeats
+
+T = TypeVar("T")
 
 
 class Application(Protocol):
@@ -91,6 +98,8 @@ class Worker:
         max_memory_per_child: int | None = None,
         prefetch_multiplier: int | None = None,
         task_events: bool | None = None,
+        without_heartbeat: bool = False,
+        heartbeat_interval: float | None = None,
         purge: bool = False,
         on_ready: Callable[[Worker], object] | None = None,
         **options: Any,
@@ -111,6 +120,8 @@ class Worker:
             max_memory_per_child: KiB; a child that has grown beyond it is replaced.
             prefetch_multiplier: deliveries held for each slot at the most; None or 0 = as many as run in a moment.
             task_events: tell monitors what becomes of tasks.
+            without_heartbeat: do not tell monitors that the worker lives.
+            heartbeat_interval: how often it says so, in seconds.
             purge: empty the consumed queues first.
             on_ready: called when the worker consumes.
             options: given on to the signal `celeryd_init`.
@@ -150,6 +161,12 @@ class Worker:
             app.events.packer(self.hostname),
             wants_events=lambda name: getattr(app.tasks.get(name), "send_events", True),
             enabled=bool(conf.worker_send_task_events if task_events is None else task_events),
+        )
+        self.began = time.monotonic()
+        self.desk = Desk(
+            self,
+            every=None if without_heartbeat else float(heartbeat_interval or _HEARTBEAT),
+            answers=bool(conf.worker_enable_remote_control),
         )
         self._loop: Loop | None = None
         self._asked: list[Stopped] = []  # before there was a loop
@@ -195,6 +212,38 @@ class Worker:
         else:
             self._loop.post(fact)
 
+    # -- for whoever steers it, from other threads
+
+    @property
+    def core(self) -> WorkerState:
+        """What it knows of its deliveries; only its loop changes that."""
+        return self._running_loop.state
+
+    def post(self, fact: Fact) -> None:
+        """Let it learn *fact*, soon."""
+        self._running_loop.post(fact)
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """Return what *question* returns in the loop's own thread, where nothing changes meanwhile."""
+        return self._running_loop.ask(question)
+
+    def tell_of_tasks(self, wanted: bool) -> bool:  # noqa: FBT001 - there is nothing else to it
+        """Begin or cease to tell monitors of tasks; return whether that is a change."""
+
+        def change() -> bool:
+            if self.teller.enabled is wanted:
+                return False
+            self.teller.enabled = self.core.announces = wanted
+            return True
+
+        return self.ask(change)
+
+    @property
+    def _running_loop(self) -> Loop:
+        if self._loop is None:
+            raise RuntimeError(f"the worker {self.hostname} has not been started")
+        return self._loop
+
     def _on_signal(self, manner: Manner, number: signal.Signals) -> None:
         cold = manner is Manner.COLD
         if number == signal.SIGINT:
@@ -232,11 +281,13 @@ class Worker:
             signals.worker_ready.send(sender=self)
             if self._on_ready is not None:
                 self._on_ready(self)
+            self.desk.start()
             if isinstance(self.pool, SoloPool):
                 self._run_solo(self.pool, self._loop)
             else:
                 self._loop.run()
         finally:
+            self.desk.stop()
             connection.close()
 
     def _run_solo(self, pool: SoloPool, loop: Loop) -> None:
@@ -316,6 +367,7 @@ class _Tasks:
         self._hostname = worker.hostname
         self._ledger = worker.ledger
         self._teller = worker.teller
+        self._desk = worker.desk
 
     def conclude(self, delivery: Delivery, why: Why, evidence: str) -> Outcome:
         return self._app.conclude(delivery, why.value, evidence)
@@ -351,7 +403,7 @@ class _Tasks:
     def news_due(self) -> float | None:
         return self._teller.due()
 
-    def received(self, deliveries: Sequence[Delivery]) -> None:
+    def received(self, deliveries: tuple[Delivery, ...]) -> tuple[Delivery, ...]:
         self._ledger.arrived(deliveries)
         if self._teller.enabled:
             self._teller.received(deliveries)
@@ -362,6 +414,12 @@ class _Tasks:
         if signals.task_received.receivers:
             for delivery in deliveries:
                 signals.task_received.send(sender=self, request=delivery)
+        stamps = self._desk.stamps
+        if not stamps:
+            return deliveries
+        return tuple(
+            msgspec.structs.replace(each, revoked=True) if is_stamped(each, stamps) else each for each in deliveries
+        )
 
 
 def _rules(conf: Any, prefetch_multiplier: int | None, concurrency: int) -> Rules:

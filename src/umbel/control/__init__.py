@@ -1,0 +1,1 @@
+"""Ask nodes to do something, and hear what they answer."""
