@@ -7,7 +7,8 @@ import time
 import pytest
 
 from umbel.exceptions import SoftTimeLimitExceeded, Terminated
-from umbel.pools.interrupts import INTERRUPTS, SOFT_SIGNAL, SignalledSlot, Slot
+from umbel.pools.interrupts import SOFT_SIGNAL, SignalledSlot, Slot
+from umbel.pools.strikes import INTERRUPTS
 
 
 def in_thread(call):

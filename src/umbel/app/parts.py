@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, tzinfo
 from pathlib import Path
@@ -14,16 +15,11 @@ from umbel._repr import mask_url
 from umbel._time import as_seconds
 from umbel.app import redis_settings
 from umbel.backends.base import Backend
-from umbel.backends.database import DatabaseBackend, DatabaseOptions
 from umbel.backends.memory import MemoryBackend
-from umbel.backends.redis import RedisBackend
 from umbel.backends.sqlite import SqliteBackend
-from umbel.brokers.amqp import AmqpBroker, AmqpOptions
-from umbel.brokers.amqp_address import dialling
 from umbel.brokers.base import Broker
 from umbel.brokers.memory import MemoryBroker
 from umbel.brokers.memory_store import MemoryStores
-from umbel.brokers.redis import RedisBroker
 from umbel.brokers.redis_address import SCHEMES
 from umbel.brokers.sqlite import SqliteBroker
 from umbel.brokers.sqlite_file import parse
@@ -62,6 +58,11 @@ OpenBackend: TypeAlias = Callable[[str, Site], Backend]
 Opener = TypeVar("Opener", OpenBroker, OpenBackend)
 
 
+def _load(module: str) -> Any:
+    """Return a module of ours that only those pay for who name such a server (2 to 8 ms each)."""
+    return importlib.import_module(f"umbel.{module}")
+
+
 def _memory_broker(url: str, site: Site) -> Broker:
     return MemoryBroker(site.memory.at(url))
 
@@ -76,7 +77,8 @@ def _sqlite_backend(url: str, site: Site) -> Backend:
 
 def _amqp_broker(url: str, site: Site) -> Broker:
     conf = site.conf
-    where = dialling(
+    amqp = _load("brokers.amqp")
+    where = _load("brokers.amqp_address").dialling(
         url,
         options=site.options,
         use_ssl=conf.broker_use_ssl,
@@ -85,8 +87,9 @@ def _amqp_broker(url: str, site: Site) -> Broker:
         login=conf.broker_login_method,
         strategy=conf.broker_failover_strategy,
     )
-    options = AmqpOptions.of(site.options, conf.broker_native_delayed_delivery_queue_type)
-    return AmqpBroker(where, site.reader, options=options)
+    options = amqp.AmqpOptions.of(site.options, conf.broker_native_delayed_delivery_queue_type)
+    broker: Broker = amqp.AmqpBroker(where, site.reader, options=options)
+    return broker
 
 
 def _memory_backend(url: str, site: Site) -> Backend:
@@ -98,7 +101,8 @@ def _database_backend(url: str, site: Site) -> Backend:
     named = url[3:] if url.startswith("db+") else conf.database_url
     if not named:
         raise ImproperlyConfigured(f"result_backend is {url!r}: say in 'database_url' which database that is")
-    options = DatabaseOptions(
+    database = _load("backends.database")
+    options = database.DatabaseOptions(
         engine=conf.database_engine_options or {},
         short_lived=conf.database_short_lived_sessions,
         schemas=conf.database_table_schemas or {},
@@ -107,18 +111,21 @@ def _database_backend(url: str, site: Site) -> Backend:
         on_engine=symbol_by_name(conf.database_engine_callback),
         expires=as_seconds(conf.result_expires) or None,
     )
-    return DatabaseBackend(named.removeprefix("db+"), options)
+    backend: Backend = database.DatabaseBackend(named.removeprefix("db+"), options)
+    return backend
 
 
 def _redis_broker(url: str, site: Site) -> Broker:
     address = redis_settings.broker_address(url, site.options, site.conf)
     names = redis_settings.names(site.options, site.conf)
-    return RedisBroker(address, names, codecs=site.codecs, reader=site.reader)
+    broker: Broker = _load("brokers.redis").RedisBroker(address, names, codecs=site.codecs, reader=site.reader)
+    return broker
 
 
 def _redis_backend(url: str, site: Site) -> Backend:
     address = redis_settings.results_address(url, site.options, site.conf)
-    return RedisBackend(address, redis_settings.names({}, site.conf))
+    backend: Backend = _load("backends.redis").RedisBackend(address, redis_settings.names({}, site.conf))
+    return backend
 
 
 _BROKERS: Final[dict[str, OpenBroker]] = {

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
+import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from umbel._repr import mask_url, safe_repr
 from umbel.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["SCHEMES", "Address", "Tls", "parse_address"]
 
@@ -35,9 +38,10 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
 
     def context(self) -> ssl.SSLContext:
         """Return what wraps a socket."""
-        context = ssl.create_default_context(cafile=self.ca_certs, capath=self.ca_path)
+        tls = importlib.import_module("ssl")  # 5 ms that only TLS pays
+        context: ssl.SSLContext = tls.create_default_context(cafile=self.ca_certs, capath=self.ca_path)
         context.check_hostname = self.verify and self.check_hostname
-        context.verify_mode = ssl.CERT_REQUIRED if self.verify else ssl.CERT_NONE
+        context.verify_mode = tls.CERT_REQUIRED if self.verify else tls.CERT_NONE
         if self.certificate is not None:
             context.load_cert_chain(self.certificate, self.key, self.password)
         return context
@@ -167,10 +171,9 @@ _REQUIREMENTS: Final = {
 def _tls(said: Mapping[str, Any], url: str) -> Tls:
     options = {key.removeprefix("ssl_"): value for key, value in said.items() if value is not None}
     wish = options.get("cert_reqs", "required")
-    if isinstance(wish, ssl.VerifyMode):
-        verify = wish is not ssl.CERT_NONE
-    elif str(wish) in _REQUIREMENTS:
-        verify = _REQUIREMENTS[str(wish)]
+    named = str(getattr(wish, "name", wish))  # a text, or one of ssl.VerifyMode
+    if named in _REQUIREMENTS:
+        verify = _REQUIREMENTS[named]
     else:
         raise ValueError(
             f"ssl_cert_reqs={safe_repr(wish, maxlen=50)} of {mask_url(url)!r} is none of "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import traceback
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import TracebackType
 
 __all__ = ["ExceptionInfo"]
 
-_OURS = (str(Path(__file__).parent), str(Path(asyncio.__file__).parent))
+_OURS = (str(Path(__file__).parent), str(Path(traceback.__file__).parent / "asyncio"))
 
 
 class ExceptionInfo:

@@ -5,19 +5,20 @@ The loop is kept between tasks, so that connections and sessions which a task op
 
 from __future__ import annotations
 
-import asyncio
+import importlib
+import sys
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from types import coroutine
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from umbel.exceptions import SoftTimeLimitExceeded, Terminated
+from umbel.pools.strikes import INTERRUPTS, strikeable
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["run_in_this_thread"]
-
-_INTERRUPTS: Final = (SoftTimeLimitExceeded, Terminated)
 
 
 class _Loops(threading.local):
@@ -37,7 +38,8 @@ def run_in_this_thread(running: Coroutine[Any, Any, Any]) -> Any:
         return _run_in_another_thread(running)
     runner = _LOOPS.runner
     if runner is None:
-        runner = _LOOPS.runner = asyncio.Runner()
+        runner = _LOOPS.runner = _asyncio().Runner()
+    assert runner is not None
     loop = runner.get_loop()
     struck: list[BaseException] = []
     task = loop.create_task(_struck(running, struck), context=copy_context())
@@ -49,7 +51,7 @@ def run_in_this_thread(running: Coroutine[Any, Any, Any]) -> Any:
     def on_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         # A strike may fall into a callback of the loop itself, which would only log it.
         exc = context.get("exception")
-        if isinstance(exc, _INTERRUPTS):
+        if isinstance(exc, INTERRUPTS):
             strike(exc)
         else:
             loop.default_exception_handler(context)
@@ -58,15 +60,17 @@ def run_in_this_thread(running: Coroutine[Any, Any, Any]) -> Any:
     while True:
         try:
             return loop.run_until_complete(task)
-        except _INTERRUPTS as exc:
+        except INTERRUPTS as exc:
             if task.done():
                 raise
             strike(exc)
 
 
 def _is_in_a_loop() -> bool:
+    if "asyncio" not in sys.modules:
+        return False
     try:
-        asyncio.get_running_loop()
+        _asyncio().get_running_loop()
     except RuntimeError:
         return False
     return True
@@ -75,33 +79,20 @@ def _is_in_a_loop() -> bool:
 def _run_in_another_thread(running: Coroutine[Any, Any, Any]) -> Any:
     """Run it although this thread's loop is busy: with calling us (`apply` within a coroutine). It waits meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="umbel-apply") as executor:
-        return executor.submit(copy_context().run, asyncio.run, running).result()
+        return executor.submit(copy_context().run, _asyncio().run, running).result()
 
 
 async def _struck(running: Coroutine[Any, Any, Any], struck: list[BaseException]) -> Any:
-    return await _strikeable(running, struck)  # Python 3.12 and newer make tasks of `async def` alone
+    asyncio = _asyncio()
+
+    def strike(exc: BaseException) -> BaseException:
+        if not struck or not isinstance(exc, asyncio.CancelledError):
+            return exc
+        asyncio.current_task().uncancel()
+        return struck.pop()
+
+    return await strikeable(running, strike)
 
 
-@coroutine
-def _strikeable(running: Coroutine[Any, Any, Any], struck: list[BaseException]) -> Generator[Any, Any, Any]:
-    """Await *running*; what has *struck* is raised in it instead of the CancelledError that wakes it."""
-    step: Callable[[Any], Any] = running.send
-    argument: Any = None
-    while True:
-        try:
-            awaited = step(argument)
-        except StopIteration as stop:
-            return stop.value
-        try:
-            argument = yield awaited
-            step = running.send
-        except GeneratorExit:
-            running.close()
-            raise
-        except BaseException as exc:  # noqa: BLE001 - whatever the event loop throws goes in
-            step, argument = running.throw, exc
-            if struck and isinstance(exc, asyncio.CancelledError):
-                argument = struck.pop()
-                task = asyncio.current_task()
-                if task is not None:
-                    task.uncancel()
+def _asyncio() -> Any:
+    return importlib.import_module("asyncio")  # 15 ms that only who has coroutines pays, and often has paid

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from umbel.brokers.base import Publication
 from umbel.canvas.call import Call, Opening
@@ -84,8 +85,7 @@ class ChordCoder(Protocol):
         """Return what `write_body` was given."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
+class Environment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What every run in this process shares."""
 
     hostname: str  # node name
@@ -104,8 +104,7 @@ class Environment:
     on_task_end: Callable[[], object] | None = None  # loader.on_process_cleanup()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Autoretry:
+class Autoretry(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Which exceptions send the task again by themselves, and when."""
 
     exceptions: tuple[type[BaseException], ...]
@@ -116,8 +115,7 @@ class Autoretry:
     options: Mapping[str, Any]  # for `retry`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskPlan:
+class TaskPlan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One task, and all that can be known of its runs beforehand."""
 
     task: Any

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from umbel.exceptions import SoftTimeLimitExceeded, Terminated
+from umbel.pools.strikes import INTERRUPTS
 
-__all__ = ["INTERRUPTS", "SOFT_SIGNAL", "SignalledSlot", "Slot"]
+__all__ = ["SOFT_SIGNAL", "SignalledSlot", "Slot"]
 
-INTERRUPTS: Final = (SoftTimeLimitExceeded, Terminated)
 SOFT_SIGNAL: Final = signal.SIGUSR1
 
 _set_async_exc: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
-from types import coroutine
 from typing import Any, Final, TypeAlias
 
 from umbel.pools.child import Desk, strike_of
 from umbel.pools.frames import NOW, Began, Grow, Strike, Work
 from umbel.pools.interrupts import Slot
+from umbel.pools.strikes import strikeable
 
 __all__ = ["serve_asyncio"]
 
@@ -48,6 +48,14 @@ class _Running:
         self.ended = False
         self.slots: set[Slot] = set()  # threads that work for it now
         self.exception: type[BaseException] | None = None  # to be raised where it awaits
+
+    def strike(self, exc: BaseException) -> BaseException:
+        """Return what is to be raised where it awaits instead of *exc*: the CancelledError that wakes it for this."""
+        if self.exception is None or self.task is None or not isinstance(exc, asyncio.CancelledError):
+            return exc
+        struck, self.exception = self.exception(), None
+        self.task.uncancel()
+        return struck
 
 
 _Strike: TypeAlias = Callable[[int, type[BaseException]], None]
@@ -124,7 +132,7 @@ class _Service:
             desk.say(Began(tag))
         began = time.perf_counter()
         try:
-            report = await _strikeable(desk.runner.aperform(work.payload), job)
+            report = await strikeable(desk.runner.aperform(work.payload), job.strike)
         except BaseException as exc:  # noqa: BLE001 - each job is accounted for, whatever ended it
             desk.hand_in_failure(tag, exc)
         else:
@@ -152,30 +160,6 @@ class _Service:
     def _end(self) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
-
-
-@coroutine
-def _strikeable(running: Coroutine[Any, Any, Any], job: _Running) -> Generator[Any, Any, Any]:
-    """Await *running*; a strike is raised in it instead of the CancelledError that wakes it."""
-    step: Callable[[Any], Any] = running.send
-    argument: Any = None
-    while True:
-        try:
-            awaited = step(argument)
-        except StopIteration as stop:
-            return stop.value
-        try:
-            argument = yield awaited
-            step = running.send
-        except GeneratorExit:
-            running.close()
-            raise
-        except BaseException as exc:  # noqa: BLE001 - whatever the event loop throws goes in
-            step, argument = running.throw, exc
-            if job.exception is not None and job.task is not None and isinstance(exc, asyncio.CancelledError):
-                argument = job.exception()
-                job.exception = None
-                job.task.uncancel()
 
 
 class _Threads(ThreadPoolExecutor):

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from umbel.exceptions import SoftTimeLimitExceeded, Terminated
 from umbel.pools.base import ChildInfo, Finished, Interrupt, Job, Lost, PoolBroken, Receipt, Runner, Started
-from umbel.pools.interrupts import INTERRUPTS, Slot
+from umbel.pools.interrupts import Slot
+from umbel.pools.strikes import INTERRUPTS
 
 __all__ = ["SoloPool"]
 
