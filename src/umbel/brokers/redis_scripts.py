@@ -109,7 +109,7 @@ while at <= last do
         if new then call('PUBLISH', key, b) end
       end
       at = at + 4
-    elseif op == 'Z' then                                   -- delay: set, unix seconds, member, consumers, list, message
+    elseif op == 'Z' then                                  -- delay: set, unix seconds, member, consumers, list, message
       if ok then
         -- Only where somebody of ours consumes, for nobody else would look there. Celery holds such messages itself.
         local here = call('ZCOUNT', ARGV[at + 4], now - 30, '+inf') > 0

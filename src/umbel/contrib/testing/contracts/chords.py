@@ -99,7 +99,8 @@ class ChordCounterContract:
         assert counter.count_parts([_part("g", 0), _part("g", None, task_id="y")]) == ()
         (ready,) = counter.count_parts([_part("g", None, task_id="x")])
 
-        assert ready.parts == (b"g0", b"gy", b"gx")
+        assert ready.parts[0] == b"g0"
+        assert set(ready.parts[1:]) == {b"gy", b"gx"}
 
     def test_a_ready_chord_is_left_to_one_at_a_time_until_it_is_closed(self, site: Site) -> None:
         counter, other = _counter(site), _counter(site)
@@ -207,7 +208,7 @@ class ChordSettlementContract:
         (added,) = take(site, broker)
         turn = broker.settle([Settlement(lease=lease_of(added), parts=(_part("g", None, task_id="x"),))])
 
-        assert [each.parts for each in turn.ready] == [(b"g0", b"gNone")]
+        assert [each.parts for each in turn.ready] == [(b"g0", b"gx")]
 
     def test_a_chord_is_fired_once(self, site: Site) -> None:
         broker, other = site.broker("q"), site.broker("q")
