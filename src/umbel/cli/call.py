@@ -6,29 +6,13 @@ from datetime import datetime
 from typing import Any
 
 import click
-import msgspec
 
 from umbel._names import did_you_mean
 from umbel.cli.base import Command
+from umbel.cli.params import Json
 from umbel.cli.session import Session
 
 __all__ = ["command"]
-
-
-class _Json(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
-    """A JSON text of one kind."""
-
-    def __init__(self, kind: type) -> None:
-        self._kind = kind
-        self.name = "json array" if kind is list else "json object"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return msgspec.json.decode(value, type=self._kind)
-        except msgspec.DecodeError as exc:
-            self.fail(f"{value!r} is no {self.name}: {exc}", param, ctx)
 
 
 class _Moment(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -56,8 +40,8 @@ class _Moment(click.ParamType):  # type: ignore[type-arg]  # generic only in the
 
 @click.command("call", cls=Command)
 @click.argument("name")
-@click.option("-a", "--args", type=_Json(list), default="[]", help="Positional arguments, as a JSON array.")
-@click.option("-k", "--kwargs", type=_Json(dict), default="{}", help="Keyword arguments, as a JSON object.")
+@click.option("-a", "--args", type=Json(list), default="[]", help="Positional arguments, as a JSON array.")
+@click.option("-k", "--kwargs", type=Json(dict), default="{}", help="Keyword arguments, as a JSON object.")
 @click.option("--eta", type=_Moment(seconds=False), help="Not before this moment (ISO 8601).")
 @click.option("--countdown", type=float, help="Not before so many seconds have passed.")
 @click.option("--expires", type=_Moment(seconds=True), help="Not after this moment, or so many seconds.")

@@ -22,6 +22,8 @@ __all__ = ["cli", "main"]
 # none of them; tests/cli/test_main.py sees that both say the same.
 _COMMANDS: Final = {
     "worker": ("umbel.cli.worker", "Run tasks."),
+    "beat": ("umbel.cli.beat", "Send periodic tasks."),
+    "schedule": ("umbel.cli.schedule", "Look at periodic tasks, and change them while beats run."),
     "call": ("umbel.cli.call", "Send a task by its name, and print its id."),
     "result": ("umbel.cli.result", "Wait for a task's result, and print it."),
     "purge": ("umbel.cli.purge", "Drop all messages that wait in queues."),
