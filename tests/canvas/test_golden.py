@@ -20,11 +20,15 @@ BETTER_PLANS = {
     "chord([t, u|g], b|v)": "as before",
     "chord([g, t], b)": "members of nested groups are sent in the order written, and so come the results",
     "chord([g, g], b)": "as before",
+    "chord([ch|t, u], b)": "what waits for a chain is said at its last step, and not again at the chain",
+    "chord([t, u], b|v).on_error(u)": "error links of a chain are those of all its steps, also where it is a body",
 }
 
 BETTER_RESULTS = {  # the parents of a chord's result lead through all of its body, not straight to the header
     "chord([t], ch)",
     "chord(t, b)|u",
+    "chord([t], b)|u|v",
+    "chord([t], b|u|v)",
     "ch|ch",
     "ch|t|ch",
     "group(t, u)|group(v, t)|b",

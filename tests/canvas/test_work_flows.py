@@ -1,6 +1,9 @@
 """Chains, groups, chords and maps: how they are made, and what is sent when they start."""
 
+import functools
 import itertools
+import json
+import operator
 import tracemalloc
 
 import pytest
@@ -321,3 +324,38 @@ def test_what_a_task_sends_becomes_its_child(app):
         current.leave(token)
 
     assert trail == [result]
+
+
+# -- size
+
+
+def message_bytes(app, signature):
+    """Return the bytes of the largest message that starts *signature*."""
+    app.sent.clear()
+    signature.apply_async()
+    return max(len(json.dumps([call.args, call.kwargs, call.options], default=list)) for call in app.sent)
+
+
+@pytest.mark.parametrize("nest", [False, True], ids=["joined", "bodies in bodies"])
+def test_messages_of_a_chain_of_chords_grow_linearly(app, nest):
+    def chords(count):
+        parts = [chord([app.s("h", i) for i in range(10)], app.s("b")) for _ in range(count)]
+        if nest:
+            return functools.reduce(lambda inner, each: chord(each.tasks, each.body | inner), reversed(parts))
+        return functools.reduce(operator.or_, parts)
+
+    few, more, many = (message_bytes(app, chords(count)) for count in (10, 20, 40))
+
+    assert many - more == pytest.approx(2 * (more - few), rel=0.05)
+    assert many < 40 * 3000
+
+
+def test_a_chord_says_how_many_values_it_waits_for_before_its_header_is_sent(app):
+    inner = chord([app.s("a"), app.s("b")], app.s("c"))
+
+    chord([group(app.s("d"), inner), app.s("e") | group(app.s("f"), app.s("g"))], app.s("h")).apply_async()
+
+    first, second = app.opened
+    assert (first.body["task"], len(first.ids)) == ("p.h", 4)
+    assert (second.body["task"], len(second.ids)) == ("p.c", 2)
+    assert second.ids == [call.options["task_id"] for call in app.sent if call.options.get("group_id") == second.group]

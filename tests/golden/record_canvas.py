@@ -20,7 +20,14 @@ t|u, t|u|t, g, group(t, g), group(t|u, v), t|g, ch, chord([t, u], b), g|b|u, t|g
 ch|g, chord([t|u, v], b), chord([g, t], b), chord([chord([t], b), u], b), group(t|g, u), chord([t|g, u], b), chain(g),
 chord([], b), chord(t, b)|u, group(t, u)|group(v, t)|b, t|u|g|b|v, chain(t, chain(u, v), g, b), chord([t, u|g], b|v),
 group(group(t, u), v), group(ch, t), chord([g, g], b), t|chord([t, u], b)|v, chord([t], ch), ch|ch, ch|t|ch, g|ch,
-group(t)|b, si|t, t|si|u, group(si, t)|b
+group(t)|b, si|t, t|si|u, group(si, t)|b, chord([t], b)|u|v, chord([t|u, v|b], b),
+t|chord([u|v, t], b), chord([t], b|u|v),
+chord([t, si], si), si|g|b, t|ch|u, chord([t], b).on_error(v), chord([t, u], b|v).on_error(u), (t|u|v).on_error(b),
+(t|g|b).on_error(v), t.on_error(v)|u, chord([t.on_error(v), u], b), g|b.on_error(v),
+(t|u).set(link=[v]), t|u.set(link=[v]),
+chord([t, u], b.set(link=[v])), group(t|u, v|b), group(t|u|v, t), chord(g, b), chord([t|u|v], b), t|(u|g|b),
+chord([ch|t, u], b),
+(g|b)|(u|v)
 """
 
 
