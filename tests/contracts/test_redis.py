@@ -14,24 +14,28 @@ from umbel.contrib.testing.clock import VirtualClock
 from umbel.contrib.testing.contracts.backend import BackendContract
 from umbel.contrib.testing.contracts.broker import BrokerContract
 from umbel.contrib.testing.contracts.chords import ChordCounterContract, ChordSettlementContract
-from umbel.contrib.testing.contracts.site import RealClock, Site
+from umbel.contrib.testing.contracts.ledger import LedgerContract
+from umbel.contrib.testing.contracts.site import Site
 
 pytestmark = pytest.mark.service("redis", "A")
 
 
-class HurriedClock(RealClock):
-    """The time of this machine, which sleeps only as long as the server needs to remove what expires."""
+class ServerClock(VirtualClock):
+    """A clock that takes the server with it: as it goes forward, the keys have that much less to live."""
 
-    def __init__(self):
-        self._ahead = 0.0
-
-    def __call__(self):
-        return super().__call__() + self._ahead
+    def __init__(self, address, prefix):
+        super().__init__()
+        self._address = address
+        self._prefix = prefix
 
     def advance(self, seconds):
-        asleep = min(seconds, 2.2)
-        super().advance(asleep)
-        self._ahead += seconds - asleep
+        super().advance(seconds)
+        link = Link(self._address)
+        for key in link.call("KEYS", f"{self._prefix}*"):
+            left = link.call("PTTL", key)
+            if left >= 0:
+                link.call("PEXPIRE", key, left - int(seconds * 1000))
+        link.close()
 
 
 class _OnRedis:
@@ -42,7 +46,7 @@ class _OnRedis:
     def new_site(self, folder):
         prefix = f"t{uuid.uuid4().hex[:12]}."
         names = Names.of({"global_keyprefix": prefix}, {"global_keyprefix": prefix})
-        clock = self.new_clock()
+        clock = ServerClock(self.address, prefix)
         return Site(
             clock=clock,
             make_broker=lambda: RedisBroker(self.address, names, clock=clock),
@@ -50,30 +54,29 @@ class _OnRedis:
             open_elsewhere=functools.partial(RedisBroker, self.address, names),
             open_results_elsewhere=functools.partial(RedisBackend, self.address, names),
             poison=functools.partial(_poison, self.address, prefix),
-            second=self.second,
             temporary_queues=False,  # the server has no timer for them: kombu's do not go with their readers either
             exchange_types=frozenset({"direct", "topic", "fanout"}),
         )
 
 
 class TestRedisBroker(_OnRedis, BrokerContract):
-    second = 1.0
-    new_clock = VirtualClock
+    pass
 
 
 class TestRedisCounter(_OnRedis, ChordCounterContract):
-    second = 0.1
-    new_clock = HurriedClock
+    pass
 
 
 class TestRedisSettlement(_OnRedis, ChordSettlementContract):
-    second = 1.0
-    new_clock = VirtualClock
+    pass
+
+
+class TestRedisLedger(_OnRedis, LedgerContract):
+    pass
 
 
 class TestRedisBackend(_OnRedis, BackendContract):
-    second = 0.1  # the server's own clock removes results, and that waits for nobody
-    new_clock = RealClock
+    pass
 
 
 def _poison(address, prefix, queue, data):

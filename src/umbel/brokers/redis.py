@@ -7,7 +7,7 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -26,13 +26,14 @@ from umbel.brokers.base import (
     Settlement,
     Turn,
 )
+from umbel.brokers.ledger import Note
 from umbel.brokers.redis_address import Address
 from umbel.brokers.redis_link import Argument, Link, LinkLost
 from umbel.brokers.redis_names import Names
 from umbel.brokers.redis_orders import Orders, part_of_chord, size_of_chord
 from umbel.brokers.redis_parcels import Letter, Parcels, Seen, published
 from umbel.brokers.redis_routes import Routes
-from umbel.brokers.redis_scripts import ARM, GIVE_BACK, RENEW, TURN
+from umbel.brokers.redis_scripts import ARM, GIVE_BACK, RENEW, RESERVE, TURN
 from umbel.exceptions import BrokerUnavailable, BrokerUnusable, PublishTimeout
 from umbel.wire.chord import ReadyChord
 from umbel.wire.codecs import Codecs
@@ -65,6 +66,7 @@ class RedisBroker:
         stores_results=True,
         durable_revokes=True,
         counts_crashes=True,
+        ledger=True,
     )
 
     def __init__(
@@ -795,6 +797,45 @@ class RedisBroker:
             entries = link.call(b"HMGET", unacked, *tags[start : start + _CHUNK])
             look(data for entry in entries for _, data in self._foreign(entry))
         return waiting
+
+    # -- the ledger
+
+    def publish_once(
+        self,
+        key: str,
+        publications: Sequence[Publication],
+        *,
+        expires: float,
+        note: Note | None = None,
+        timeout: float = 5.0,
+    ) -> bool:
+        self._check_open()
+        orders = Orders()
+        orders.once(self._names.own(f"once.{key}"), expires)
+        self._order_all(orders, publications)
+        if note is not None:
+            orders.note(self._names.own(f"book.{note.book}"), note.name, note.text)
+        accepted = not self._turn(orders, timeout=timeout)[1]
+        self._wake()
+        return accepted
+
+    def note(self, book: str, entries: Mapping[str, bytes | None]) -> None:
+        self._check_open()
+        orders = Orders()
+        for name, text in entries.items():
+            orders.note(self._names.own(f"book.{book}"), name, text)
+        if orders:
+            self._turn(orders)
+
+    def notes(self, book: str) -> dict[str, bytes]:
+        self._check_open()
+        found = self._link.call(b"HGETALL", self._names.own(f"book.{book}"))
+        return {name.decode("utf-8", "surrogatepass"): text for name, text in found.items()}
+
+    def reserve(self, name: str, interval: float, count: int = 1) -> float:
+        self._check_open()
+        line = self._names.own(f"line.{name}")
+        return float(self._link.run(RESERVE, (line,), self._given_time(), repr(float(interval)), count))
 
     # -- the dead-letter set
 

@@ -41,7 +41,7 @@ class Orders:
 
     def once(self, key: str, expires: float) -> None:
         """Begin what is done only if *key* was never taken; it then is, for *expires* seconds."""
-        self.settle(f"={key}\n{max(1, int(expires * 1000))}")
+        self.settle(f"={max(1, int(expires * 1000))}\n{key}")
 
     def exhume(self, tag: int | str, task_id: str) -> None:
         """Begin what is done only if there is a dead letter of that tag; it then is gone."""

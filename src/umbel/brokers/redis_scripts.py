@@ -6,7 +6,7 @@ from typing import Final
 
 from umbel.brokers.redis_link import Script
 
-__all__ = ["ARM", "GIVE_BACK", "RENEW", "TURN"]
+__all__ = ["ARM", "GIVE_BACK", "RENEW", "RESERVE", "TURN"]
 
 # A time argument that is empty means the server's own clock, so that the clocks of workers need not agree.
 _NOW: Final = """
@@ -42,7 +42,7 @@ if total > 0 then
         held[i] = true
       elseif sort == '=' then
         -- Once: the key is ours if nobody had it.
-        local key, ttl = string.match(tag, '^=([^\\n]*)\\n(%d+)$')
+        local ttl, key = string.match(tag, '^=(%d+)\\n(.*)$')
         held[i] = call('SET', key, '1', 'PX', ttl, 'NX') and true or false
         if not held[i] then refused[#refused + 1] = i end
       elseif sort == '!' then
@@ -366,3 +366,14 @@ return count
 """
 )
 """Atomic for each entry, so that Celery's own recovery may run beside it."""
+
+RESERVE: Final = Script(
+    _NOW
+    + """
+-- Stand in line. KEYS: the line. ARGV: now, interval, how many starts. Returns seconds until the first.
+local first = math.max(now, tonumber(call('GET', KEYS[1]) or nil) or now)
+local free = first + ARGV[2] * ARGV[3]
+call('SET', KEYS[1], string.format('%.6f', free), 'PX', math.ceil((free - now) * 1000) + 1000)
+return string.format('%.6f', first - now)
+"""
+)
