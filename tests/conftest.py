@@ -1,7 +1,11 @@
 """What every test stands on: no settings from outside, servers by name, and no process that was not announced."""
 
+import fcntl
+import itertools
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +48,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def service_url() -> Callable[[str], str]:
     """The URL of a server named in the test's ``service`` marker."""
     return lambda name: _url(name) or pytest.fail(f"mark this test with pytest.mark.service({name!r}, level='A')")
+
+
+@pytest.fixture
+def rabbitmq_vhost(service_url: Callable[[str], str]) -> Iterator[str]:
+    """The URL of a virtual host of RabbitMQ that no other test uses meanwhile, in whatever process."""
+    for number in itertools.cycle(range(2)):
+        name = f"test-{number}"
+        with (Path(tempfile.gettempdir()) / f"umbel-{os.getuid()}-{name}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.02)
+                continue
+            yield service_url("rabbitmq").removesuffix("/") + name
+            return
 
 
 @pytest.fixture(autouse=True)

@@ -296,6 +296,7 @@ class AmqpBroker:
             found = self._take(link, limit)
         self._taps.wish = limit - len(found)
         if self._taps.wish <= 0:
+            self._taps.adjust(link, 0, self._consumed)
             self._give_back_leftover(link, max(len(self._consumed), limit))
             self._doorbell.ring()
         return tuple(found)
@@ -309,10 +310,10 @@ class AmqpBroker:
         The queues answer behind what they have sent, and the channel of the deliveries answers behind that.
         """
         names = self._open_queues()
-        for name in names:
-            self._count(link, name)
+        for name in names:  # on the same channel, so that it is behind the opening of our consumers
+            link.call(CHANNEL, "queue.declare", 0, name, True, False, False, False, False, {})
         if names:
-            link.call(CHANNEL, "basic.qos", 0, self._taps.prefetch or 1, False)
+            link.call(CHANNEL, "channel.flow", True)
         self._look(link)
 
     def _take(self, link: Link, limit: int) -> list[Delivery]:
@@ -420,6 +421,7 @@ class AmqpBroker:
         self._queues[queue.name] = None
         if queue.exclusive or queue.auto_delete:
             self._plain.add(queue.name)
+            self._taps.kept.add(queue.name)
 
     def _declare_native_delay(self, topology: Topology) -> None:
         """Declare what Celery's clients delay through, and lead it to these queues (PRT-149 to 153)."""
@@ -435,7 +437,7 @@ class AmqpBroker:
     def sizes(self, queues: Iterable[str] | None = None) -> dict[str, QueueSize]:
         self._check_open()
         link = self._asking()
-        names = list(self._queues) if queues is None else list(queues)
+        names = [name for name in self._queues if not name.startswith("umbel.")] if queues is None else list(queues)
         found: dict[str, QueueSize] = {}
         for name in names:
             ready = self._count(link, name)
@@ -558,8 +560,7 @@ class AmqpBroker:
     def _outlet(self) -> Outlet:
         out = self._out
         if out is None or (out.link is not self._link and out.link.is_stale()) or out.link.closed:
-            apart = self._link is not None and self._link.has_channel(CHANNEL)
-            link = connect(self._dialling, heartbeat=False) if apart else self._asking()
+            link = connect(self._dialling, heartbeat=False) if self._consumed else self._asking()
             out = self._out = Outlet(link, confirm=self._options.confirm)
         elif out.link is self._link and not self._consumed:
             link = self._asking()  # looks whether it is stale
@@ -577,8 +578,9 @@ class AmqpBroker:
                     self._steering.hear(incoming)
                 else:
                     self._taps.put(incoming)
-            elif incoming.name == "basic.cancel":
-                self._taps.cancelled(str(incoming.arguments[0]))
+            elif incoming.name == "basic.cancel" and (queue := self._taps.queue_of(str(incoming.arguments[0]))):
+                link.drop()
+                raise BrokerUnavailable(f"{link.address} ended our consumer: queue {queue!r} was deleted, or moves")
 
     def _channel_lost(self, link: Link, exc: ChannelClosed) -> BrokerUnavailable:
         link.drop()

@@ -46,11 +46,12 @@ def browse(link: Link, queue: str) -> Iterator[Shelf]:
         yield shelf
     finally:
         if not link.closed:
+            link.call(_CHANNEL, "basic.cancel", "shelf", False)  # first, or what goes back comes to us again
             frames = [amqp.ack(_CHANNEL, incoming.arguments[1]) for incoming in shelf.taken]
             if len(shelf.items) > len(shelf.taken):
                 frames.append(amqp.nack(_CHANNEL, 0, multiple=True))
             link.send(b"".join(frames))
-            link.call(_CHANNEL, "basic.cancel", "shelf", False)
+            link.call(_CHANNEL, "channel.flow", True)
 
 
 def _lock(link: Link, queue: str) -> None:
@@ -71,7 +72,7 @@ def _read(link: Link, queue: str, shelf: Shelf) -> None:
     """Wait until the queue has sent us all; it answers behind that, and our channel behind what it was sent."""
     while True:
         _, left, _ = link.call(_ASK, "queue.declare", 0, queue, True, False, False, False, False, {}).arguments
-        link.call(_CHANNEL, "basic.qos", 0, 0, False)
+        link.call(_CHANNEL, "channel.flow", True)
         others: list[Incoming] = []
         while link.inbox:
             incoming = link.inbox.popleft()

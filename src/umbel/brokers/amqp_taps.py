@@ -63,6 +63,7 @@ class Taps:
         self.prefetch = 0  # of the consumer made last
         self.wish = 0  # how many more were asked for than there were
         self.claimed_at = 0.0  # monotonic
+        self.kept: set[str] = set()  # queues that would go with their last consumer: those are never closed
         self._base = random.getrandbits(29) << 34
         self._unacked: dict[int, Held] = {}  # by number, thus oldest first
         self._ready: deque[Held] = deque()
@@ -126,12 +127,12 @@ class Taps:
             tap = self._open.get(queue)
             credit = tap.prefetch - tap.unacked if tap is not None else 0
             if share == 0:
-                if tap is not None and credit > tap.prefetch // 4:
+                if tap is not None and credit > tap.prefetch // 4 and queue not in self.kept:
                     frames.append(self._close(tap))
             elif credit * 2 < share or credit > share * 2:
+                frames.append(self._make(queue, share))
                 if tap is not None:
                     frames.append(self._close(tap))
-                frames.append(self._make(queue, share))
         if frames:
             link.send(b"".join(frames))
 
@@ -145,18 +146,16 @@ class Taps:
         )
 
     def _close(self, tap: _Tap) -> bytes:
-        self._open.pop(tap.queue, None)
+        if self._open.get(tap.queue) is tap:
+            del self._open[tap.queue]
         tap.prefetch = 0
         if len(self._all) > 1000:
             self._all = {name: each for name, each in self._all.items() if each.prefetch or each.unacked}
         return amqp.method_frame(CHANNEL, "basic.cancel", tap.name, True)
 
-    def cancelled(self, name: str) -> None:
-        """Note that the broker closed a consumer, because its queue is gone or has moved."""
-        tap = self._all.get(name)
-        if tap is not None and self._open.get(tap.queue) is tap:
-            del self._open[tap.queue]
-            tap.prefetch = 0
+    def queue_of(self, name: str) -> str | None:
+        """Return the queue of the open consumer called *name*."""
+        return next((tap.queue for tap in self._open.values() if tap.name == name), None)
 
     def leave(self, link: Link, queues: Iterable[str]) -> list[Held]:
         """Close the consumers of *queues*; return what had come from them and must go back."""
@@ -197,7 +196,7 @@ class Taps:
             if record is not None:
                 self._forget(record)
         if self.wish <= 0:
-            frames += [self._close(tap) for tap in touched.values() if self._open.get(tap.queue) is tap]
+            frames += [self._close(tap) for tap in touched.values() if self._may_close(tap)]
         if upto:
             frames.append(amqp.ack(CHANNEL, upto, multiple=first != upto))
         frames += [amqp.ack(CHANNEL, number) for number in sorted(gone) if number > upto]
@@ -212,8 +211,12 @@ class Taps:
             self._forget(record)
             frames.append(amqp.nack(CHANNEL, record.number))
         if frames and self.wish <= 0:
-            frames = [self._close(tap) for tap in list(self._open.values()) if tap.prefetch > tap.unacked] + frames
+            open_ = [tap for tap in self._open.values() if tap.prefetch > tap.unacked and self._may_close(tap)]
+            frames = [self._close(tap) for tap in open_] + frames
         return b"".join(frames)
+
+    def _may_close(self, tap: _Tap) -> bool:
+        return self._open.get(tap.queue) is tap and tap.queue not in self.kept
 
     def _forget(self, record: Held) -> None:
         self._unacked.pop(record.number, None)

@@ -61,10 +61,14 @@ def take(
     assert turn.refused == ()
     deliveries = list(turn.deliveries)
     patience = time.monotonic() + site.grace
-    while len(deliveries) < limit and time.monotonic() < patience:
-        is_woken(broker, patience - time.monotonic())
+    more = bool(deliveries)  # who was given less than there is asks again
+    while len(deliveries) < limit and (more or time.monotonic() < patience):
+        if not more:
+            is_woken(broker, patience - time.monotonic())
         wish = Claim(limit=limit - len(deliveries), lease=lease * site.second, owner=owner)
-        deliveries += broker.settle((), wish).deliveries
+        found = broker.settle((), wish).deliveries
+        deliveries += found
+        more = bool(found)
     assert len(deliveries) <= limit
     return deliveries
 
