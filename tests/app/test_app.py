@@ -889,8 +889,8 @@ def test_worker_main_needs_the_word_worker(app):
 
 @pytest.mark.row("API-060", "API-061")
 def test_the_app_lends_its_connections(app):
-    with app.connection_or_acquire() as broker:
-        assert broker.sizes() == {}
+    with app.connection_or_acquire() as connection:
+        assert connection.broker.sizes() == {}
     with app.producer_or_acquire() as producer, app.producer_or_acquire(producer) as same:
         assert same is producer
         app.send_task("x", producer=producer)

@@ -9,8 +9,8 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, tzinfo
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from umbel.app.connections import Connections
 from umbel.app.control import Control
 from umbel.app.events import Events
 from umbel.app.home import find_home
+from umbel.app.link import Link, LinkPool, url_with
 from umbel.app.loader import make_loader
 from umbel.app.log import Logging
 from umbel.app.models import Models, with_models
@@ -465,7 +466,8 @@ class Umbel:
     def publish(self, publications: Sequence[Publication], options: Mapping[str, Any] | None = None) -> None:
         """Hand *publications* to the broker, all in one exchange; return when it has them.
 
-        *options* may hold ``retry``, ``retry_policy`` and ``timeout`` as for `Task.apply_async`.
+        *options* may hold ``retry``, ``retry_policy``, ``timeout``, ``connection`` and ``producer`` as for
+        `Task.apply_async`.
 
         Raises:
             OperationalError: it has not taken them; the subclass says whether trying again is safe.
@@ -476,11 +478,14 @@ class Umbel:
             policy = NO_RETRY
         elif options.get("retry") or options.get("retry_policy"):
             policy = RetryPolicy.of(self.conf.task_publish_retry_policy, options.get("retry_policy"))
+        over = options.get("producer") or options.get("publisher") or options.get("connection")
+        if over is not None and not isinstance(over, Link):
+            raise TypeError(f"'connection' and 'producer' must come from the app, such as app.pool; not {over!r}")
         needs = self.amqp.publisher.needs
         if self.conf.task_send_sent_event:
             told = self.events.of_sending(publications)
             publications, needs = [*publications, *told], {**needs, **self.events.needs}
-        self.sender.send(publications, needs, policy=policy, timeout=options.get("timeout"))
+        self.sender.send(publications, needs, policy=policy, timeout=options.get("timeout"), over=over)
         if signals.after_task_publish.receivers or signals.task_sent.receivers:
             self.amqp.publisher.tell_published(publications)
 
@@ -563,24 +568,79 @@ class Umbel:
         """Return what the app is made of, for people."""
         return bugreport(self)
 
-    def open_broker(self, *, write: bool = False) -> Broker:
-        """Return a new connection to the broker, of the caller's own."""
-        return open_broker(self.broker_url(write=write), self._site("broker_transport_options"))
+    def open_broker(
+        self, *, write: bool = False, url: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> Broker:
+        """Return a new connection to the broker (or that at *url*), of the caller's own."""
+        return open_broker(url or self.broker_url(write=write), self._site("broker_transport_options", options))
 
     def lend_broker(self) -> AbstractContextManager[Broker]:
         """Lend one of the app's own connections to the broker for a block."""
         return self.sender.lend()
 
-    @contextmanager
-    def connection_or_acquire(self, connection: Any = None, pool: bool = True) -> Iterator[Any]:
-        """Lend *connection*, or one of the app's own to the broker, for a block."""
-        if connection is not None:
-            yield connection
-            return
-        with self.lend_broker() as broker:
-            yield broker
+    def connection_for_write(self, url: str | None = None, **parts: Any) -> Link:
+        """Return a connection for sending (to *url*, or as the settings say), of the caller's own, not yet open."""
+        return self._link(url or self.broker_url(write=True), **parts)
 
-    default_connection = producer_or_acquire = default_producer = connection_or_acquire
+    def connection_for_read(self, url: str | None = None, **parts: Any) -> Link:
+        """Return a connection for receiving, of the caller's own, not yet open."""
+        return self._link(url or self.broker_url(), **parts)
+
+    def connection(
+        self,
+        hostname: str | None = None,
+        userid: str | None = None,
+        password: str | None = None,
+        virtual_host: str | None = None,
+        port: int | None = None,
+        ssl: Any = None,
+        connect_timeout: float | None = None,
+        transport: str | None = None,
+        transport_options: Mapping[str, Any] | None = None,
+        heartbeat: float | None = None,
+        login_method: str | None = None,
+        failover_strategy: Any = None,
+        **_: Any,
+    ) -> Link:
+        """Return a connection for sending, where the arguments overrule the settings; *hostname* may be a URL."""
+        url = url_with(
+            self.broker_url(write=True),
+            hostname=hostname,
+            userid=userid,
+            password=password,
+            virtual_host=virtual_host,
+            port=port,
+            transport=transport,
+        )
+        said = {"ssl": ssl, "connect_timeout": connect_timeout, "heartbeat": heartbeat, "login_method": login_method}
+        options = {key: value for key, value in said.items() if value is not None}
+        return self._link(url, {**(transport_options or {}), **options})
+
+    broker_connection = connection
+
+    def _link(self, url: str, options: Mapping[str, Any] | None = None) -> Link:
+        return Link(lambda: self.open_broker(url=url, options=options), url)
+
+    @property
+    def pool(self) -> LinkPool:
+        """The app's connections for sending, of which ``broker_pool_limit`` may be in use."""
+        return LinkPool(self.sender.lines, self.broker_url(write=True))
+
+    producer_pool = pool
+
+    def connection_or_acquire(self, connection: Any = None, pool: bool = True) -> AbstractContextManager[Any]:
+        """Lend *connection*, or one of the app's own to the broker (without *pool*, a new one), for a block."""
+        if connection is not None:
+            return nullcontext(connection)
+        return self.pool.acquire(block=True) if pool else self.connection_for_write()
+
+    default_connection = connection_or_acquire
+
+    def producer_or_acquire(self, producer: Any = None) -> AbstractContextManager[Any]:
+        """Lend *producer*, or one of the app's own connections for sending, for a block."""
+        return self.connection_or_acquire(producer)
+
+    default_producer = producer_or_acquire
 
     def select_queues(self, queues: str | Iterable[str] | None = None) -> None:
         """Consume only these queues."""
@@ -595,11 +655,11 @@ class Umbel:
         """Return whether broker and result store are one server, so that one write settles both."""
         return same_server(self.broker_url(), self.backend_url(), self._site("broker_transport_options"))
 
-    def _site(self, options: str) -> Site:
+    def _site(self, options: str, also: Mapping[str, Any] | None = None) -> Site:
         return Site(
             home=self.home,
             memory=self.memory,
-            options=self.conf[options] or {},
+            options={**(self.conf[options] or {}), **(also or {})},
             conf=self.conf,
             codecs=self.codecs,
             timezone=self.timezone,

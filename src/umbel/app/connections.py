@@ -92,6 +92,10 @@ class Connections(Generic[Kept]):
     def close(self) -> None:
         """Close the idle ones now, and those in use when they come back."""
         self._closed = True
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the idle ones now."""
         if self._pid != os.getpid():
             return
         idle, self._idle = self._idle, deque()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -16,7 +16,7 @@ from umbel.exceptions import BrokerUnavailable
 from umbel.wire.message import Route
 from umbel.wire.topology import Topology
 
-__all__ = ["NO_RETRY", "Line", "RetryPolicy", "Sender"]
+__all__ = ["NO_RETRY", "Line", "Lines", "RetryPolicy", "Sender"]
 
 
 class Line:
@@ -31,6 +31,19 @@ class Line:
     def close(self) -> None:
         """Close the connection."""
         self.broker.close()
+
+
+class Lines(Protocol):
+    """Where a line comes from and goes back to; see `Connections`."""
+
+    def take(self) -> Line:
+        """Return a line."""
+
+    def give(self, line: Line) -> None:
+        """Take back one that works."""
+
+    def drop(self, line: Line) -> None:
+        """Take back one that may be broken."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +76,7 @@ class Sender:
 
     def __init__(self, lines: Connections[Line], *, timeout: float, policy: RetryPolicy) -> None:
         """Send over *lines*; all attempts together take at most *timeout* seconds."""
-        self._lines = lines
+        self.lines = lines
         self._timeout = timeout
         self._policy = policy
 
@@ -74,8 +87,11 @@ class Sender:
         *,
         policy: RetryPolicy | None = None,
         timeout: float | None = None,
+        over: Lines | None = None,
     ) -> None:
         """Return when the broker has all *publications*; *needs* is what must be declared for some routes first.
+
+        They are sent *over* somebody's own line where one is given.
 
         Raises:
             OperationalError: it has not; `PublishTimeout` says that it may have, all others that it has none.
@@ -86,7 +102,7 @@ class Sender:
         errors: tuple[type[BaseException], ...] = (BrokerUnavailable, *policy.retry_errors)
         while True:
             try:
-                self._attempt(publications, needs, until)
+                self._attempt(publications, needs, until, over or self.lines)
                 return
             except errors as exc:
                 further = policy.pauses() if further is None else further
@@ -100,29 +116,32 @@ class Sender:
     def declare(self, publications: Sequence[Publication], needs: Mapping[Route, Topology]) -> None:
         """Declare what *publications* need, for somebody else who will send them."""
         if needs and not needs.keys().isdisjoint(_place(each.route) for each in publications):
-            with self._lines.lend() as line:
+            with self.lines.lend() as line:
                 _declare(line, publications, needs)
 
     @contextmanager
     def lend(self) -> Iterator[Broker]:
         """Lend a connection for the block; an exception of the block closes it."""
-        with self._lines.lend() as line:
+        with self.lines.lend() as line:
             yield line.broker
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        self._lines.close()
+        self.lines.close()
 
-    def _attempt(self, publications: Sequence[Publication], needs: Mapping[Route, Topology], until: float) -> None:
-        line = self._lines.take()
+    @staticmethod
+    def _attempt(
+        publications: Sequence[Publication], needs: Mapping[Route, Topology], until: float, lines: Lines
+    ) -> None:
+        line = lines.take()
         try:
             if needs:
                 _declare(line, publications, needs)
             line.broker.publish(publications, timeout=max(0.0, until - time.monotonic()))
         except BaseException:
-            self._lines.drop(line)
+            lines.drop(line)
             raise
-        self._lines.give(line)
+        lines.give(line)
 
 
 def _declare(line: Line, publications: Sequence[Publication], needs: Mapping[Route, Topology]) -> None:

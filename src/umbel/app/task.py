@@ -3,6 +3,7 @@
 # ruff: noqa: FBT001, FBT002, PLR0917 - Celery's signatures
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -60,6 +61,7 @@ class Task(Generic[P, R]):
     retry_jitter: bool = True
 
     rate_limit: str | float | None = None  # "10/s", "10/m", "10/h", or starts per second
+    global_rate_limit: str | float | None = None  # the same for all workers together, where the broker has a ledger
     time_limit: float | None = None  # seconds until it is stopped
     soft_time_limit: float | None = None  # seconds until SoftTimeLimitExceeded is raised in it
     ignore_result: bool = None  # type: ignore[assignment]
@@ -225,6 +227,18 @@ class Task(Generic[P, R]):
             options["producer"] = producer
         sent = app.send_task(self.name, args, kwargs, task_id=task_id, task_type=self, **options)
         return sent
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> result.AsyncResult[R]:
+        """As `delay`, for the running event loop, which goes on meanwhile; await the result for its value."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> result.AsyncResult[R]:
+        """As `apply_async`, for the running event loop, which goes on meanwhile."""
+        if self.app.conf.task_always_eager:
+            return self.apply_async(args, kwargs, **options)  # it runs here: a debugger and its errors want one thread
+        return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
 
     def apply(
         self,
