@@ -22,6 +22,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     soft_limit: float | None = None  # seconds; a message's own limit wins
     hard_limit: float | None = None
     interval: float = 0.0  # seconds between two starts in this worker (`rate_limit`); 0 = as they come
+    global_interval: float = 0.0  # seconds between two starts in all workers (`global_rate_limit`)
     announce: bool = False  # report when it begins (`track_started`, events)
 
 

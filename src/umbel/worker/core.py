@@ -30,6 +30,7 @@ from umbel.worker.facts import (
     QueuesChanged,
     Recycled,
     Reported,
+    Reserved,
     Resized,
     Revoked,
     Scaled,
@@ -48,6 +49,7 @@ from umbel.worker.orders import (
     Order,
     Recycle,
     Renew,
+    Reserve,
     Resize,
     Run,
     Settle,
@@ -132,6 +134,8 @@ def step(state: WorkerState, fact: Fact, *, now: float) -> list[Order]:
             return _leases_lost(state, fact)
         case Revoked() | Terminated():
             return _revoked(state, fact)
+        case Reserved():
+            return _reserved(state, fact, now)
         case Resized():
             state.slots = fact.slots
             return _advance(state, now)
@@ -193,6 +197,7 @@ def _arrived(state: WorkerState, fact: Arrived, now: float) -> list[Order]:
     orders: list[Order] = _rescale(state, now, coming=len(fact.deliveries))
     jobs: list[Job] = []
     settlements: list[Settlement] = []
+    limited: dict[str, Reserve] = {}
     rules = state.rules
     if not state.held:
         state.renew_at = now + rules.lease / 3
@@ -202,6 +207,11 @@ def _arrived(state: WorkerState, fact: Arrived, now: float) -> list[Order]:
         policy = (state.adjusted and state.adjusted.get(name)) or state.policy(name)
         decision = admit(delivery, policy, crash_limit=rules.crash_limit, wall=fact.wall)
         held = state.held[tag] = _Held(delivery, policy, Lease(delivery.tag, delivery.token))
+        # What was here before has its start reserved, and has come for it.
+        if decision is RUN and policy is not None and policy.global_interval and not delivery.redelivered:
+            reserve = Reserve(task=name, interval=policy.global_interval, tags=[])
+            limited.setdefault(name, reserve).tags.append(tag)
+            continue
         if decision is RUN and policy is not None and policy.interval:
             seconds = _starts(state, name, policy.interval).wait(delivery.message.id, now)
             if seconds > rules.hold and rules.delays:
@@ -227,8 +237,35 @@ def _arrived(state: WorkerState, fact: Arrived, now: float) -> list[Order]:
     if state.line:
         orders += _advance(state, now)
     if state.stopping is not None:
-        orders += _give_back(state)
-    return orders
+        return orders + _give_back(state)
+    return [*orders, *limited.values()]
+
+
+def _reserved(state: WorkerState, fact: Reserved, now: float) -> list[Order]:
+    """Run what may start, and send what may not back for so long: it holds no slot and delays nobody."""
+    orders: list[Order] = []
+    jobs: list[Job] = []
+    settlements: list[Settlement] = []
+    for place, tag in enumerate(fact.tags):
+        held = state.held.get(tag)
+        if held is None or held.why is not None:
+            continue
+        seconds = fact.first + place * fact.interval
+        if seconds > state.rules.hold:
+            del state.held[tag]
+            settlements.append(Settlement(lease=held.lease, verdict=Release(delay=seconds)))
+        elif seconds > 0:
+            state.waiting += 1
+            heapq.heappush(state.timers, (now + seconds, tag, "eta"))
+        elif held.policy is not None and held.policy.acks_late:
+            jobs.append(_job(state, tag, held, now))
+        else:
+            state.line.append(tag)
+    if settlements:
+        orders.append(Settle(settlements))
+    if jobs:
+        orders.append(Run(jobs))
+    return orders + _advance(state, now)
 
 
 def _job(state: WorkerState, tag: int, held: _Held, now: float) -> Job:

@@ -22,6 +22,7 @@ __all__ = [
     "QueuesChanged",
     "Recycled",
     "Reported",
+    "Reserved",
     "Resized",
     "Revoked",
     "Scaled",
@@ -83,6 +84,14 @@ class Stopped(msgspec.Struct, frozen=True, gc=False):
     soft_shutdown: float = 0.0  # seconds, for `Manner.SOFT`
 
 
+class Reserved(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a `Reserve` order came to: these may start one after the other."""
+
+    tags: list[int]
+    first: float  # seconds until the first may start
+    interval: float  # seconds between two of them
+
+
 class Resized(msgspec.Struct, frozen=True, gc=False):
     """The pool has so many slots now."""
 
@@ -138,6 +147,7 @@ Fact = (
     | LeasesLost
     | Ticked
     | Stopped
+    | Reserved
     | Resized
     | Revoked
     | Terminated

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from umbel.brokers.base import Broker, Claim, Delivery, Lease, Release, Settlement
+from umbel.brokers.ledger import ledger_of
 from umbel.exceptions import BackendError, BrokerUnavailable
 from umbel.execution.outcome import Outcome
 from umbel.pools.base import Pool
 from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
 from umbel.worker.core import WorkerState, is_over, next_timer, room, step
-from umbel.worker.facts import Arrived, Concluded, Fact, LeasesLost, Reported, Resized, Ticked, Withdrawn
+from umbel.worker.facts import Arrived, Concluded, Fact, LeasesLost, Reported, Reserved, Resized, Ticked, Withdrawn
 from umbel.worker.orders import (
     Acknowledge,
     Conclude,
@@ -30,6 +31,7 @@ from umbel.worker.orders import (
     Order,
     Recycle,
     Renew,
+    Reserve,
     Resize,
     Run,
     Settle,
@@ -115,6 +117,8 @@ class Loop:
         self._inbox: deque[Fact] = deque()
         self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._unsettled: list[Settlement] = []
+        self._unreserved: list[Reserve] = []  # while the broker is away
+        self._warned: set[str] = set()  # tasks whose limit cannot be kept
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -202,6 +206,8 @@ class Loop:
                         self._unsettled.append(Settlement(lease=None, records=(record,)))
                 case Renew():
                     self._renew(order.leases)
+                case Reserve():
+                    self._reserve(order)
                 case InterruptJob():
                     self._pool.interrupt(order.tag, order.how, signal=order.signal)
                 case Withdraw():
@@ -225,6 +231,10 @@ class Loop:
     def _exchange(self, now: float) -> None:
         """Settle what has ended and claim what there is room for, in one call."""
         if self._down_since is not None and not self._is_back(now):
+            return
+        while self._unreserved and self._down_since is None:
+            self._reserve(self._unreserved.pop())
+        if self._down_since is not None:
             return
         wanted = room(self.state)
         look = wanted > 0 and now >= self._look_at
@@ -318,6 +328,26 @@ class Loop:
             )
             self._tasks.dropped(len(lost), crashes=0)
             self._do(step(self.state, LeasesLost(lost), now=time.monotonic()))
+
+    def _reserve(self, order: Reserve) -> None:
+        ledger = ledger_of(self._connection.broker)
+        first, interval = 0.0, 0.0
+        if ledger is not None:
+            try:
+                first, interval = ledger.reserve(f"rate:{order.task}", order.interval, len(order.tags)), order.interval
+            except BrokerUnavailable as exc:
+                self._unreserved.append(order)
+                self._lose(exc, time.monotonic())
+                return
+        elif order.task not in self._warned:
+            self._warned.add(order.task)
+            _logger.warning(
+                "the global_rate_limit of %s is not kept: this broker has no ledger that all workers share. "
+                "Use rate_limit, which each worker keeps, or sqlite:// or redis://.",
+                order.task,
+            )
+        reserved = Reserved(tags=order.tags, first=first, interval=interval)
+        self._do(step(self.state, reserved, now=time.monotonic()))
 
     def _count_crashes(self, settlements: list[Settlement]) -> None:
         crashes = sum(1 for one in settlements if type(one.verdict) is Release and one.verdict.counted)

@@ -20,6 +20,7 @@ __all__ = [
     "Order",
     "Recycle",
     "Renew",
+    "Reserve",
     "Resize",
     "Run",
     "Settle",
@@ -106,6 +107,14 @@ class Withdraw(msgspec.Struct, frozen=True, gc=False):
     limit: int
 
 
+class Reserve(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Reserve a start for each of these in the line that all workers share, and come back with `Reserved`."""
+
+    task: str  # the line's name
+    interval: float  # seconds between two starts
+    tags: list[int]
+
+
 class Resize(msgspec.Struct, frozen=True, gc=False):
     """Have the pool grow or shrink to so many slots, and come back with `Resized`."""
 
@@ -125,5 +134,17 @@ class Halt(msgspec.Struct, frozen=True, gc=False):
 
 
 Order = (
-    Run | Acknowledge | Settle | Conclude | Tell | Renew | InterruptJob | Withdraw | Resize | Recycle | Consume | Halt
+    Run
+    | Acknowledge
+    | Settle
+    | Conclude
+    | Tell
+    | Renew
+    | Reserve
+    | InterruptJob
+    | Withdraw
+    | Resize
+    | Recycle
+    | Consume
+    | Halt
 )

@@ -23,7 +23,8 @@ def policy_of(task: Any, conf: Any, *, soft_limit: float | None, hard_limit: flo
         retry_lost=bool(_first(task.reject_on_worker_lost, conf.task_reject_on_worker_lost, not retries_by_message)),
         soft_limit=_first(task.soft_time_limit, soft_limit),
         hard_limit=_first(task.time_limit, hard_limit),
-        interval=_interval(task, conf),
+        interval=_interval(_first(task.rate_limit, conf.task_default_rate_limit), conf),
+        global_interval=_interval(getattr(task, "global_rate_limit", None), conf),
         announce=announce or bool(_first(task.track_started, conf.task_track_started)),
     )
 
@@ -48,10 +49,10 @@ def policies(
     return find
 
 
-def _interval(task: Any, conf: Any) -> float:
+def _interval(rate_limit: Any, conf: Any) -> float:
     if conf.worker_disable_rate_limits:
         return 0.0
-    rate = parse_rate(_first(task.rate_limit, conf.task_default_rate_limit))
+    rate = parse_rate(rate_limit)
     return 1 / rate if rate > 0 else 0.0
 
 
