@@ -3,6 +3,7 @@
 # ruff: noqa: FBT001, FBT002, PLR0917 - Celery's signatures
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -58,6 +59,8 @@ from umbel.wire.codecs import Codecs
 from umbel.wire.record import Record
 
 __all__ = ["Celery", "Umbel", "shared_task"]
+
+_logger = logging.getLogger("celery.app")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -816,6 +819,8 @@ class Umbel:
     ) -> str:
         """Have beat send *sig* on *schedule*; return the entry's name."""
         key = name or repr(sig)
+        if not name and (key in dict(self._periodic) or (self.configured and key in self.conf.beat_schedule)):
+            _logger.warning("the periodic task %s is added twice; the last one counts. Give each its own name=", key)
         entry = {
             "task": sig["task"],
             "schedule": schedule,
@@ -948,7 +953,7 @@ class Umbel:
             "set_as_current": False,
         }
 
-    # -- the three doors to what stands above
+    # -- the doors to what stands above
 
     def Worker(self, **options: Any) -> Any:  # noqa: N802 - Celery's name
         """Return a worker for this app; `start` runs it."""
@@ -958,6 +963,19 @@ class Umbel:
         return Worker(itself, **options)
 
     WorkController = Worker
+
+    def Beat(self, **options: Any) -> Any:  # noqa: N802 - Celery's name
+        """Return beat for this app; `start` runs it."""
+        from umbel.beat.service import Service
+
+        return Service(self, **options)
+
+    @property
+    def schedule(self) -> Any:
+        """The periodic tasks, to be listed and changed at run time; see `umbel.beat.Book`."""
+        from umbel.beat.book import Book
+
+        return Book(self)
 
     def start(self, argv: Sequence[str] | None = None) -> Any:
         """Run the command line for this app and return its exit code."""
