@@ -102,10 +102,14 @@ def test_events_are_printed_a_line_each(event):
 
     assert out.getvalue().splitlines() == [
         "w1@host [1970-01-12 13:46:40+00:00] started: clock=1, freq=2.0, local_received=1000000.0, pid=7, utcoffset=0",
-        "w1@host [1970-01-12 13:46:41+00:00] task received: app.add(t1) args=(1, 2) kwargs={} clock=2, "
-        "local_received=1000001.0, pid=7, utcoffset=0",
-        "w1@host [1970-01-12 13:46:42+00:00] task succeeded: app.add(t1) args=(1, 2) kwargs={} clock=3, "
-        "local_received=1000002.0, pid=7, result=3, utcoffset=0",
+        (
+            "w1@host [1970-01-12 13:46:41+00:00] task received: app.add(t1) args=(1, 2) kwargs={} clock=2, "
+            "local_received=1000001.0, pid=7, utcoffset=0"
+        ),
+        (
+            "w1@host [1970-01-12 13:46:42+00:00] task succeeded: app.add(t1) args=(1, 2) kwargs={} clock=3, "
+            "local_received=1000002.0, pid=7, result=3, utcoffset=0"
+        ),
         "w1@host [1970-01-12 13:46:43+00:00] task started: t2 clock=4, local_received=1000003.0, pid=7, utcoffset=0",
     ]
 

@@ -153,8 +153,10 @@ def test_a_node_whose_clock_is_wrong_is_complained_of_once(state, event, caplog)
         state.event(event("worker-heartbeat", timestamp=100.0, local_received=200.0))
 
     assert [record.message for record in caplog.records] == [
-        "Substantial drift from w1@host may mean clocks are out of sync. Current drift is 100 seconds. "
-        "[orig: 1970-01-01T00:01:40+00:00 recv: 1970-01-01T00:03:20+00:00] Let both machines keep time by NTP."
+        (
+            "Substantial drift from w1@host may mean clocks are out of sync. Current drift is 100 seconds. "
+            "[orig: 1970-01-01T00:01:40+00:00 recv: 1970-01-01T00:03:20+00:00] Let both machines keep time by NTP."
+        )
     ]
 
 

@@ -1,0 +1,408 @@
+"""A worker is steered and watched, from this process, over memory."""
+
+import threading
+import time
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+
+from umbel import Umbel, current
+from umbel.events.state import State
+from umbel.exceptions import TaskRevokedError
+from umbel.worker.control import Panel, control_command, inspect_command
+
+_names = count()
+SECONDS = 30.0
+ONE = {"reply": True, "limit": 1}  # do not wait for a second node
+
+
+class Gate:
+    """Holds a task until it is opened."""
+
+    def __init__(self):
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+
+@pytest.fixture
+def gate():
+    made = Gate()
+    yield made
+    made.opened.set()
+
+
+@pytest.fixture
+def app(gate):
+    with Umbel(f"desk{next(_names)}", broker="memory://", backend="memory://") as made:
+
+        @made.task(name="proj.add")
+        def add(x, y):
+            return x + y
+
+        @made.task(name="proj.fail")
+        def fail():
+            raise KeyError("boom")
+
+        @made.task(name="proj.wait")
+        def wait(n=0):
+            gate.reached.set()
+            gate.opened.wait(SECONDS)
+            return n
+
+        @made.task(name="proj.silent", send_events=False)
+        def silent():
+            return None
+
+        yield made
+    current.set_current_app(None)
+
+
+@contextmanager
+def running(app, **options):
+    """Run a worker in a thread until the block ends; it answers when the block begins."""
+    worker = app.Worker(pool="solo", **{"hostname": "w1@host", **options})
+    thread = threading.Thread(target=worker.start, daemon=True)
+    thread.start()
+    try:
+        if app.conf.worker_enable_remote_control:
+            until(lambda: app.control.ping(destination=[worker.hostname], timeout=0.1, limit=1))
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def node(app):
+    with running(app) as worker:
+        yield worker
+
+
+def until(condition):
+    """Wait until *condition* holds; return what it said."""
+    end = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.005)
+    return found
+
+
+def only(replies):
+    """Return the answer of the only node."""
+    [reply] = replies
+    [value] = reply.values()
+    return value
+
+
+@contextmanager
+def watching(app):
+    """Collect events while the block runs."""
+    heard, ready = [], threading.Event()
+    receiver = app.events.Receiver(handlers={"*": heard.append})
+    receiver.wakeup_workers = lambda *_: ready.set()
+
+    def listen():
+        receiver.capture(timeout=SECONDS)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    assert ready.wait(SECONDS)
+    try:
+        yield heard
+    finally:
+        receiver.should_stop = True
+        with app.events.Dispatcher() as dispatcher:
+            dispatcher.send("worker-wakes-it")
+        thread.join(SECONDS)
+
+
+# -- events
+
+
+@pytest.mark.row("PRT-220", "PRT-221", "PRT-222", "PRT-223", "PRT-229", "PRT-231", "CLI-036")
+def test_a_worker_tells_what_becomes_of_tasks(app):
+    with watching(app) as heard:
+        with running(app, task_events=True):
+            app.tasks["proj.silent"].delay().get(timeout=SECONDS)
+            added = app.tasks["proj.add"].delay(1, 2)
+            failed = app.tasks["proj.fail"].delay()
+            until(lambda: any(event["type"] == "task-failed" for event in heard))
+        until(lambda: any(event["type"] == "worker-offline" for event in heard))
+
+    own = {kind: [event for event in heard if event["type"] == kind] for kind in {event["type"] for event in heard}}
+    assert own["worker-online"][0]["sw_ident"] == "py-celery"
+    assert {"freq", "active", "processed", "loadavg", "sw_ver", "sw_sys"} <= own["worker-online"][0].keys()
+    received = next(event for event in own["task-received"] if event["uuid"] == added.id)
+    assert (received["name"], received["args"], received["kwargs"]) == ("proj.add", "(1, 2)", "{}")
+    assert {"root_id", "parent_id", "retries", "eta", "expires"} <= received.keys()
+    assert {event["uuid"] for event in own["task-started"]} == {added.id, failed.id}
+    [succeeded] = own["task-succeeded"]
+    assert (succeeded["uuid"], succeeded["result"]) == (added.id, "3")
+    assert succeeded["runtime"] >= 0
+    [event] = own["task-failed"]
+    assert event["exception"] == "KeyError('boom')"
+    assert "Traceback" in event["traceback"]
+    state = State()
+    for event in heard:
+        state.event(event)
+    assert state.tasks[added.id].state == "SUCCESS"
+    assert [event["clock"] for event in heard] == sorted(event["clock"] for event in heard)
+
+
+@pytest.mark.row("PRT-218", "API-475", "CFG-184")
+def test_a_worker_is_silent_about_tasks_until_it_is_asked(app, node):
+    with watching(app) as heard:
+        app.tasks["proj.add"].delay(1, 2).get(timeout=SECONDS)
+        assert only(app.control.enable_events(**ONE)) == {"ok": "task events enabled"}
+        assert only(app.control.enable_events(**ONE)) == {"ok": "task events already enabled"}
+        second = app.tasks["proj.add"].delay(3, 4)
+        until(lambda: any(event["type"] == "task-succeeded" for event in heard))
+        assert only(app.control.disable_events(**ONE)) == {"ok": "task events disabled"}
+        assert only(app.control.disable_events(**ONE)) == {"ok": "task events already disabled"}
+
+    assert {event["uuid"] for event in heard if event["type"].startswith("task-")} == {second.id}
+
+
+@pytest.mark.row("PRT-226")
+def test_the_end_of_a_revoked_task_is_told(app):
+    result = app.tasks["proj.add"].delay(1, 2)
+    result.revoke()
+    with watching(app) as heard, running(app, task_events=True):
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=SECONDS)
+        [event] = until(lambda: [each for each in heard if each["type"] == "task-revoked"])
+
+    assert (event["terminated"], event["signum"], event["expired"]) == (False, None, False)
+
+
+@pytest.mark.row("API-178", "PRT-228")
+def test_a_task_tells_events_of_its_own(app):
+    @app.task(bind=True, shared=False)
+    def progress(self):
+        self.send_event("task-progress", done=3)
+
+    with watching(app) as heard, running(app):
+        result = progress.delay()
+        [event] = until(lambda: [each for each in heard if each["type"] == "task-progress"])
+
+    assert (event["uuid"], event["done"], event["hostname"]) == (result.id, 3, "w1@host")
+
+
+@pytest.mark.row("API-480", "PRT-230", "CLI-048", "CLI-049")
+def test_heartbeats_come_when_they_are_asked_for(app):
+    with watching(app) as heard, running(app, without_heartbeat=True):
+        assert only(app.control.heartbeat(**ONE)) is None
+        [event] = until(lambda: list(heard))
+
+    assert (event["type"], event["freq"]) == ("worker-heartbeat", 5.0)
+    assert not [each for each in heard if each["type"] in {"worker-online", "worker-offline"}]
+
+
+# -- looking
+
+
+@pytest.mark.row("API-488", "API-489", "API-493", "API-494")
+def test_what_a_worker_holds_can_be_seen(app, node, gate):
+    first = app.tasks["proj.wait"].delay(1)
+    assert gate.reached.wait(SECONDS)
+    inspect = app.control.inspect(limit=1)
+
+    [told] = inspect.active()["w1@host"]
+    assert told["id"] == first.id
+    assert (told["name"], told["type"], told["args"], told["kwargs"]) == ("proj.wait", "proj.wait", [1], {})
+    assert told["hostname"] == "w1@host"
+    assert 0 <= time.time() - told["time_start"] < SECONDS
+    assert told["delivery_info"] == {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False}
+    assert isinstance(told["worker_pid"], int)
+    assert inspect.reserved() == {"w1@host": []}
+    assert inspect.scheduled() == {"w1@host": []}
+    [(task_id, [what, _])] = inspect.query_task(first.id, "unknown")["w1@host"].items()
+    assert (task_id, what) == (first.id, "active")
+    stats = inspect.stats()["w1@host"]
+    assert stats["total"] == {"proj.wait": 1}
+    assert stats["pool"]["max-concurrency"] == 1
+    assert {"pid", "clock", "uptime", "broker", "prefetch_count", "rusage"} <= stats.keys()
+    gate.opened.set()
+    assert first.get(timeout=SECONDS) == 1
+    assert inspect.active() == {"w1@host": []}
+
+
+@pytest.mark.row("API-492", "API-495", "API-496", "API-497", "API-498", "API-499", "API-502", "API-500", "API-504")
+def test_questions_are_answered_in_celerys_shapes(app, node):
+    inspect = app.control.inspect(destination=["w1@host"])
+
+    assert inspect.ping() == {"w1@host": {"ok": "pong"}}
+    assert inspect.registered() == {"w1@host": ["proj.add", "proj.fail", "proj.silent", "proj.wait"]}
+    assert inspect.registered("send_events")["w1@host"][2] == "proj.silent [send_events=False]"
+    [queue] = inspect.active_queues()["w1@host"]
+    assert (queue["name"], queue["routing_key"], queue["exchange"]["type"]) == ("celery", "celery", "direct")
+    assert inspect.conf()["w1@host"]["broker_url"] == "memory://"
+    assert len(inspect.conf(with_defaults=True)["w1@host"]) > 100
+    assert inspect.clock()["w1@host"]["clock"] > 0
+    assert "umbel" in inspect.report()["w1@host"]["ok"]
+    assert inspect.hello("w2@host", ["gone"])["w1@host"]["revoked"] == ["gone"]
+    assert app.control.inspect(limit=1, timeout=0.05).hello("w1@host") is None
+    assert inspect.revoked() == {"w1@host": ["gone"]}
+    assert inspect.memsample()["w1@host"].endswith("MB")
+    assert len(inspect.memdump()["w1@host"]) == 1
+    for alias in ("dump_active", "dump_reserved", "dump_schedule", "dump_revoked", "dump_tasks", "dump_conf"):
+        assert isinstance(only(app.control.broadcast(alias, **ONE)), (list, dict))
+
+
+@pytest.mark.row("API-487", "PRT-238", "API-483")
+def test_only_those_who_are_meant_answer(app, node):
+    control = app.control
+
+    assert control.ping(destination=["other@host"], timeout=0.05) == []
+    assert control.inspect(pattern="x*", matcher="glob", timeout=0.05).ping() is None
+    assert only(control.ping(pattern="w*@host", matcher="glob", limit=1)) == {"ok": "pong"}
+    assert only(control.ping(pattern=r"w\d@", matcher="pcre", limit=1)) == {"ok": "pong"}
+    with pytest.raises(ValueError, match="list or tuple"):
+        control.inspect(destination="w1@host").ping()
+    seen = []
+    control.ping(callback=seen.append, limit=1)
+    assert seen == [{"w1@host": {"ok": "pong"}}]
+
+
+@pytest.mark.row("API-484")
+def test_two_nodes_of_one_name_are_noticed(app):
+    from umbel.app.control import flatten_reply
+    from umbel.exceptions import DuplicateNodenameWarning
+
+    with pytest.warns(DuplicateNodenameWarning, match="w1@host"):
+        assert flatten_reply([{"w1@host": 1}, {"w1@host": 2}, {"w2@host": 3}]) == {"w1@host": 2, "w2@host": 3}
+
+
+# -- steering
+
+
+@pytest.mark.row("API-465", "API-466", "API-467", "PRT-060")
+def test_a_revoked_task_does_not_run_and_who_waits_is_told(app, node, gate):
+    app.tasks["proj.wait"].delay()
+    assert gate.reached.wait(SECONDS)
+    result = app.tasks["proj.add"].delay(1, 2)
+
+    assert only(app.control.revoke(result.id, **ONE)) == {"ok": f"tasks {{'{result.id}'}} flagged as revoked"}
+    with pytest.raises(TaskRevokedError):
+        result.get(timeout=SECONDS)  # although no slot is free
+    assert only(app.control.terminate(["none"], **ONE)) == {"ok": "terminate: tasks unknown"}
+    gate.opened.set()
+
+
+@pytest.mark.row("API-469")
+def test_tasks_are_revoked_by_their_stamps_also_those_to_come(app, gate):
+    add = app.tasks["proj.add"]
+    with running(app):
+        reply = only(app.control.revoke_by_stamped_headers({"tenant": ["acme", "zeus"]}, **ONE))
+        assert reply == {"ok": "headers {'tenant': ['acme', 'zeus']} flagged as revoked, but not terminated"}
+    with running(app):  # another, later worker
+        stamped = add.s(1, 2)
+        stamped.stamp(tenant="acme")
+        with pytest.raises(TaskRevokedError):
+            stamped.apply_async().get(timeout=SECONDS)
+        other = add.s(1, 2)
+        other.stamp(tenant="hera")
+        assert other.apply_async().get(timeout=SECONDS) == 3
+
+
+@pytest.mark.row("API-471", "API-472")
+def test_limits_are_changed(app, node):
+    control = app.control
+
+    assert only(control.rate_limit("proj.add", "5/m", **ONE)) == {"ok": "new rate limit set successfully"}
+    assert node.ask(lambda: node.core.adjusted["proj.add"].interval) == 12.0
+    assert only(control.rate_limit("proj.add", 0, **ONE)) == {"ok": "rate limit disabled successfully"}
+    assert only(control.rate_limit("nope", "5/m", **ONE)) == {"error": "unknown task"}
+    assert only(control.rate_limit("proj.add", "5/x", **ONE)) == {"error": "KeyError('x')"}
+    assert only(control.time_limit("proj.add", soft=1, hard=2, **ONE)) == {"ok": "time limits set successfully"}
+    policy = node.ask(lambda: node.core.adjusted["proj.add"])
+    assert (policy.soft_limit, policy.hard_limit) == (1, 2)
+    assert only(control.time_limit("nope", soft=1, **ONE)) == {"error": "unknown task"}
+
+
+@pytest.mark.row("API-473", "API-474")
+def test_queues_are_added_and_left(app, node):
+    assert only(app.control.add_consumer("extra", **ONE)) == {"ok": "add consumer extra"}
+    assert app.tasks["proj.add"].apply_async((1, 2), queue="extra").get(timeout=SECONDS) == 3
+    assert only(app.control.cancel_consumer("extra", **ONE)) == {"ok": "no longer consuming from extra"}
+    assert [queue["name"] for queue in app.control.inspect(limit=1).active_queues()["w1@host"]] == ["celery"]
+
+
+@pytest.mark.row("API-476", "API-477", "API-478", "API-481", "API-485", "API-486", "PRT-240")
+def test_what_cannot_be_done_is_answered(app, node):
+    control = app.control
+
+    assert only(control.pool_grow(**ONE)) == {"ok": "pool will grow"}
+    assert only(control.pool_shrink(**ONE)) == {"ok": "pool will shrink"}
+    assert only(control.pool_restart(**ONE)) == {"error": "ValueError('Pool restarts not enabled')"}
+    assert only(control.autoscale(3, 1, **ONE)) == {"error": "ValueError('Autoscale not enabled')"}
+    assert only(control.broadcast("nonsense", **ONE)) == {"error": "KeyError('nonsense')"}
+    assert "TypeError" in only(control.broadcast("revoke", **ONE))["error"]
+    assert only(control.ping(limit=1)) == {"ok": "pong"}
+
+
+def test_an_election_is_won_once(app, node):
+    signature = dict(app.tasks["proj.add"].s(1, 2).set(task_id="elected"))
+    for _ in range(2):
+        app.control.election("e1", "task", signature)
+
+    assert app.AsyncResult("elected").get(timeout=SECONDS) == 3
+    assert app.control.inspect(limit=1).stats()["w1@host"]["total"] == {"proj.add": 1}
+
+
+@pytest.mark.row("API-479", "CLI-025")
+def test_a_worker_is_shut_down(app, gate):
+    worker = app.Worker(pool="solo", hostname="w1@host")
+    thread = threading.Thread(target=worker.start, daemon=True)
+    thread.start()
+    until(lambda: app.control.ping(timeout=0.1, limit=1))
+
+    assert app.control.shutdown(reply=True, timeout=0.2) == []
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+@pytest.mark.row("CFG-170")
+def test_a_worker_may_be_deaf(app):
+    app.conf.worker_enable_remote_control = False
+    with running(app):
+        assert app.control.ping(timeout=0.05) == []
+
+
+def test_queues_are_paused(app, node):
+    app.control.pause("celery")
+    result = app.tasks["proj.add"].delay(1, 2)
+    assert not result.ready()
+    app.control.resume("celery")
+
+    assert result.get(timeout=SECONDS) == 3
+
+
+# -- commands of users
+
+
+@pytest.fixture
+def own_commands(monkeypatch):
+    monkeypatch.setattr(Panel, "data", dict(Panel.data))
+    monkeypatch.setattr(Panel, "meta", dict(Panel.meta))
+
+    @control_command(args=[("n", int)], signature="[N=1]", alias="more_luck")
+    def add_luck(state, n=1):
+        """Add luck."""
+        return {"ok": [state.hostname, state.app.main, n]}
+
+    @inspect_command
+    def luck(state):
+        """Tell how much there is."""
+        return {"luck": state.tset([1, 1])}
+
+
+@pytest.mark.row("API-503")
+def test_users_have_commands_of_their_own(app, own_commands):
+    with running(app):
+        assert only(app.control.broadcast("add_luck", {"n": 3}, **ONE)) == {"ok": ["w1@host", app.main, 3]}
+        assert only(app.control.broadcast("more_luck", **ONE)) == {"ok": ["w1@host", app.main, 1]}
+        assert "cannot be sent" in only(app.control.broadcast("luck", **ONE))["error"]  # JSON has no sets
+    assert (Panel.meta["luck"].type, Panel.meta["luck"].help) == ("inspect", "Tell how much there is.")
+    assert list(Panel.meta["add_luck"].args) == [("n", int)]
