@@ -118,7 +118,8 @@ def test_tables_that_celery_made_get_the_columns_they_lack(make_app, url):
             " status VARCHAR(50), result BLOB, date_done DATETIME, traceback TEXT)"
         )
         connection.execute(
-            "INSERT INTO mine (task_id, status, result, date_done) VALUES ('1', 'SUCCESS', X'37', '2026-01-02 03:04:05')"
+            "INSERT INTO mine (task_id, status, result, date_done) "
+            "VALUES ('1', 'SUCCESS', X'37', '2026-01-02 03:04:05')"
         )
     app = make_app(database_table_names={"task": "mine"}, result_expires=60)
 
