@@ -101,8 +101,11 @@ class SoloPool:
             receipts, self._final = self._final, []
             return receipts
         if self._is_told:
-            os.read(self._read_end, 64)
-            self._is_told = False  # before looking: what comes after the look tells again
+            try:
+                os.read(self._read_end, 64)
+                self._is_told = False  # before looking: what comes after the look tells again
+            except BlockingIOError:
+                pass  # we came between the word and its byte, which will call us again
         popleft, outstanding = self._receipts.popleft, self._outstanding
         receipts = [popleft() for _ in range(len(self._receipts))]
         for receipt in receipts:
