@@ -88,23 +88,36 @@ class Link:
 
     def announce(self, commands: Iterable[tuple[Argument, ...]]) -> None:
         """Send *commands* that are answered by pushes, and wait until they were."""
-        self.send(b"".join([*map(self._pack, commands), self._pack((b"PING",))]), 1)
+        self.announce_and_call(commands, b"PING")
+
+    def announce_and_call(self, commands: Iterable[tuple[Argument, ...]], *command: Argument) -> Any:
+        """Send *commands* that are answered by pushes, and one behind them; return its reply."""
+        return self.send(b"".join([*map(self._pack, commands), self._pack(command)]), 1)[0]
+
+    def post(self, *command: Argument) -> None:
+        """Send a command that is answered by a push, and do not wait for it."""
+        self.send(self._pack(command), 0)
 
     def run(self, script: Script, keys: Sequence[Argument], *args: Argument, timeout: float | None = None) -> Any:
         """Run *script* and return its reply."""
-        return self.run_packed(script, (len(keys), *keys, *args), timeout=timeout)[0]
+        reply = self.run_packed(script, (len(keys), *keys, *args), timeout=timeout)[0]
+        self.drain()
+        return reply
 
     def run_packed(
         self, script: Script, rest: Sequence[Argument], *more: tuple[Argument, ...], timeout: float | None = None
     ) -> list[Any]:
-        """Run *script* with what follows its name (number of keys, keys, arguments), and further commands behind it."""
+        """Run *script* with what follows its name (number of keys, keys, arguments), and *more* commands behind it.
+
+        The caller calls `drain` after that.
+        """
         tail = b"".join([self._pack(command) for command in more])
         if script.digest not in self._loaded or not self.is_open:
             self.load(script)
         while True:
             packed = self._pack((b"EVALSHA", script.digest, *rest)) + tail
             try:
-                return self.send(packed, 1 + len(more), timeout=timeout)
+                return self.send(packed, 1 + len(more), timeout=timeout, drain=False)
             except _NoScript:
                 # Somebody made the server forget it. It has run nothing, so all is sent again.
                 self._loaded.clear()
@@ -117,12 +130,14 @@ class Link:
         self.pipeline([(b"SCRIPT", b"LOAD", script.source) for script in new])
         self._loaded.update(script.digest for script in new)
 
-    def send(self, data: bytes, replies: int, *, timeout: float | None = None) -> list[Any]:
-        """Send packed commands and return their *replies*."""
+    def send(self, data: bytes, replies: int, *, timeout: float | None = None, drain: bool = True) -> list[Any]:
+        """Send packed commands and return their *replies*; without *drain* the caller calls `drain` after that."""
         connection = self._ready(timeout)
         try:
             connection.sendall(data)
             found = [self._reply(connection) for _ in range(replies)]
+            if drain:
+                self.drain()  # or a push that came with the replies would be heard no sooner than the next
         except OSError as exc:
             raise self._lost(exc, sent=True) from exc
         except self._hiredis.ProtocolError as exc:

@@ -148,7 +148,11 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def claim_of(self, queues: Sequence[str]) -> tuple[str, ...]:
         """Return the keys that a claim from *queues* needs."""
-        return tuple(key for queue in queues for key in (*self.lists(queue), self.delayed(queue)))
+        keys: list[str] = []
+        for queue in queues:
+            keys += self.lists(queue)
+            keys.append(self.delayed(queue))
+        return tuple(keys)
 
 
 def _with_separator(prefix: str) -> str:

@@ -17,6 +17,7 @@ class Orders:
     def __init__(self) -> None:
         self.refused: list[int] = []  # places of settlements that we refuse ourselves
         self.local: list[str] = []  # tags of fanout that are settled with this
+        self.brings_work = False  # something may now be claimed that could not before
         self.known: set[str] = set()  # queues that others learn of with this
         self._tags: list[Argument] = []
         self._words: list[Argument] = []
@@ -51,10 +52,12 @@ class Orders:
 
     def push(self, key: str, data: bytes) -> None:
         """Put a message behind the others of its list."""
+        self.brings_work = True
         self._add("P", key, data)
 
     def to_front(self, key: str, data: bytes) -> None:
         """Put a message before the others of its list."""
+        self.brings_work = True
         self._add("U", key, data)
 
     def call_out(self, channel: str, data: bytes) -> None:
@@ -63,10 +66,12 @@ class Orders:
 
     def delay(self, delayed: str, due: float, member: bytes, *, consumers: str, key: str, data: bytes) -> None:
         """Keep a message until *due*, unix seconds, if one of ours consumes; else put it into the list."""
+        self.brings_work = True
         self._add("Z", delayed, repr(due), member, consumers, key, data)
 
     def wait(self, delayed: str, seconds: float, member: bytes) -> None:
         """Keep a message for *seconds*."""
+        self.brings_work = True
         self._add("W", delayed, repr(seconds), member)
 
     def bury(self, task_id: str, letter: bytes) -> None:
