@@ -34,7 +34,7 @@ from umbel.app.link import Link, LinkPool, url_with
 from umbel.app.loader import make_loader
 from umbel.app.log import Logging
 from umbel.app.models import Models, with_models
-from umbel.app.parts import Site, has_columns, open_backend, open_broker, same_server
+from umbel.app.parts import Site, has_columns, make_replies, open_backend, open_broker, same_server
 from umbel.app.perform import Plans, TaskRunner
 from umbel.app.registry import TaskRegistry
 from umbel.app.report import bugreport
@@ -666,7 +666,17 @@ class Umbel:
             conf=self.conf,
             codecs=self.codecs,
             timezone=self.timezone,
+            broker_url=self.broker_url(write=True),
+            replies=self.replies if options == "result_backend_transport_options" else None,
         )
+
+    @cached_property
+    def replies(self) -> Any:
+        """What reads the reply queues of this process, where results come by rpc; None = they do not."""
+        url = self.backend_url()
+        if url is None or url.partition(":")[0] != "rpc":
+            return None
+        return make_replies(self.broker_url(write=True), self._site("broker_transport_options"))
 
     # -- running
 
@@ -892,8 +902,11 @@ class Umbel:
                 return oid  # type: ignore[no-any-return]  # what we put there
         except AttributeError:
             pass
-        self._ids.own = os.getpid(), uuid()
-        return self._ids.own[1]  # type: ignore[no-any-return]  # what we put there
+        own: str = uuid()
+        if self.replies is not None:
+            self.replies.open(own)
+        self._ids.own = os.getpid(), own
+        return own
 
     @staticmethod
     def _id_of(place: list[Any]) -> str:
@@ -923,9 +936,9 @@ class Umbel:
 
     def close(self) -> None:
         """Close all connections that are not in use; the app may be used again and opens new ones."""
-        for part in ("sender", "backend"):
-            if part in self.__dict__:
-                self.__dict__.pop(part).close()
+        for part in ("sender", "backend", "replies"):
+            if (kept := self.__dict__.pop(part, None)) is not None:
+                kept.close()
         current.forget_app(self)
 
     def __enter__(self) -> Self:

@@ -27,7 +27,7 @@ from umbel.exceptions import ImproperlyConfigured
 from umbel.wire.codecs import Codecs
 from umbel.wire.protocol import MessageReader
 
-__all__ = ["Site", "has_columns", "open_backend", "open_broker", "same_server"]
+__all__ = ["Site", "has_columns", "make_replies", "open_backend", "open_broker", "same_server"]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +39,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     conf: Any = None  # the app's settings; None = the defaults will do
     codecs: Codecs = msgspec.field(default_factory=Codecs)
     timezone: tzinfo = UTC  # of naive times in messages of protocol 1
+
+    broker_url: str = ""  # where results go that travel by rpc
+    replies: Any = None  # and where they are read: a `backends.rpc.Replies`
 
     @property
     def reader(self) -> MessageReader:
@@ -76,9 +79,15 @@ def _sqlite_backend(url: str, site: Site) -> Backend:
 
 
 def _amqp_broker(url: str, site: Site) -> Broker:
-    conf = site.conf
     amqp = _load("brokers.amqp")
-    where = _load("brokers.amqp_address").dialling(
+    options = amqp.AmqpOptions.of(site.options, site.conf.broker_native_delayed_delivery_queue_type)
+    broker: Broker = amqp.AmqpBroker(_dialling(url, site), site.reader, options=options)
+    return broker
+
+
+def _dialling(url: str, site: Site) -> Any:
+    conf = site.conf
+    return _load("brokers.amqp_address").dialling(
         url,
         options=site.options,
         use_ssl=conf.broker_use_ssl,
@@ -87,9 +96,32 @@ def _amqp_broker(url: str, site: Site) -> Broker:
         login=conf.broker_login_method,
         strategy=conf.broker_failover_strategy,
     )
-    options = amqp.AmqpOptions.of(site.options, conf.broker_native_delayed_delivery_queue_type)
-    broker: Broker = amqp.AmqpBroker(where, site.reader, options=options)
-    return broker
+
+
+def make_replies(broker_url: str, site: Site) -> Any:
+    """Return what reads this process's reply queues (a `backends.rpc.Replies`).
+
+    Raises:
+        ImproperlyConfigured: the broker has no reply queues.
+    """
+    if _scheme(broker_url) not in _AMQP:
+        raise ImproperlyConfigured(
+            f"results come back by rpc only over RabbitMQ, and the broker is {mask_url(broker_url)!r}: "
+            "name another result_backend"
+        )
+    expires = as_seconds(site.conf.result_expires) or None
+    return _load("backends.rpc").Replies(_dialling(broker_url, site), expires=expires)
+
+
+def _rpc_backend(url: str, site: Site) -> Backend:
+    codec = site.codecs.codec(site.conf.result_serializer)
+    backend: Backend = _load("backends.rpc").RpcBackend(
+        _dialling(site.broker_url, site),
+        site.replies,
+        content=(codec.content_type, codec.content_encoding),
+        persistent=bool(site.conf.result_persistent),
+    )
+    return backend
 
 
 def _memory_backend(url: str, site: Site) -> Backend:
@@ -128,16 +160,15 @@ def _redis_backend(url: str, site: Site) -> Backend:
     return backend
 
 
+_AMQP: Final = ("amqp", "amqps", "pyamqp", "librabbitmq")
 _BROKERS: Final[dict[str, OpenBroker]] = {
     **dict.fromkeys(SCHEMES, _redis_broker),
     "memory": _memory_broker,
     "sqlite": _sqlite_broker,
-    "amqp": _amqp_broker,
-    "amqps": _amqp_broker,
-    "pyamqp": _amqp_broker,
-    "librabbitmq": _amqp_broker,
+    **dict.fromkeys(_AMQP, _amqp_broker),
 }
 _BACKENDS: Final[dict[str, OpenBackend]] = {
+    "rpc": _rpc_backend,
     **dict.fromkeys(SCHEMES, _redis_backend),
     "memory": _memory_backend,
     "cache+memory": _memory_backend,

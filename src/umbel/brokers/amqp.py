@@ -204,7 +204,10 @@ class AmqpBroker:
     def fileno(self) -> int:
         self._check_open()
         if self._consumed:
-            self._doorbell.listen(self._receiving())
+            link = self._receiving()
+            self._doorbell.listen(link)
+            if link.inbox or self._taps.leftover:  # it came while we waited for something else
+                self._doorbell.ring()
         return self._doorbell.fileno()
 
     def next_due(self) -> float | None:
@@ -283,8 +286,8 @@ class AmqpBroker:
 
     def _claim(self, link: Link, claim: Claim) -> tuple[Delivery, ...]:
         self._owner = claim.owner
-        self._doorbell.rest()
         if not self._consumed:
+            self._doorbell.rest()
             return ()
         self._steer(link)
         limit = max(0, claim.limit)
@@ -299,6 +302,8 @@ class AmqpBroker:
             self._taps.adjust(link, 0, self._consumed)
             self._give_back_leftover(link, max(len(self._consumed), limit))
             self._doorbell.ring()
+        else:
+            self._doorbell.rest()
         return tuple(found)
 
     def _open_queues(self) -> list[str]:
