@@ -263,7 +263,7 @@ class Replies:
                 threading.Thread(target=self._run, name="umbel-replies", daemon=True).start()
             left = True
             while left:  # a queue answers behind what it has sent, and our channel behind that
-                left = any([self._left(link, name) for name in self._queues])
+                left = sum(self._left(link, name) for name in self._queues) > 0
                 link.call(_CHANNEL, "channel.flow", True)
         except ChannelClosed as exc:
             link.drop()
