@@ -38,7 +38,7 @@ def test_options_are_given_to_the_worker(umbel, hello, made):
     ran = umbel(
         "worker", "-n", "w1@%h", "-l", "info", "-c", "3", "-P", "threads", "--processes", "2", "-Q", "a,b", "-X", "b",
         "--prefetch-multiplier", "2", "--time-limit", "9.5", "--soft-time-limit", "9", "--max-tasks-per-child", "7",
-        "--max-memory-per-child", "9000", "--discard", "-E", "--heartbeat-interval", "7",
+        "--max-memory-per-child", "9000", "--discard", "-E", "--heartbeat-interval", "7", "--http", ":9100",
         "--without-mingle", "--without-gossip",
     )  # fmt: skip
 
@@ -58,6 +58,7 @@ def test_options_are_given_to_the_worker(umbel, hello, made):
         "max_memory_per_child": 9000,
         "purge": True,
         "task_events": True,
+        "http": ":9100",
         "without_heartbeat": False,
         "heartbeat_interval": 7.0,
     }

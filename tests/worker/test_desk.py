@@ -11,6 +11,7 @@ from umbel import Umbel, current
 from umbel.events.state import State
 from umbel.exceptions import TaskRevokedError
 from umbel.worker.control import Panel, control_command, inspect_command
+from umbel.worker.health import pages
 
 _names = count()
 SECONDS = 30.0
@@ -406,3 +407,40 @@ def test_users_have_commands_of_their_own(app, own_commands):
         assert "cannot be sent" in only(app.control.broadcast("luck", **ONE))["error"]  # JSON has no sets
     assert (Panel.meta["luck"].type, Panel.meta["luck"].help) == ("inspect", "Tell how much there is.")
     assert list(Panel.meta["add_luck"].args) == [("n", int)]
+
+
+# -- for machines
+
+
+def test_a_worker_says_how_it_is(app, node):
+    told = pages(node)
+    app.tasks["proj.add"].delay(1, 2).get(timeout=SECONDS)
+
+    assert told["/live"]() == (200, "alive\n")
+    assert told["/ready"]() == (200, "ready\n")
+    status, text = until(lambda: found if "SUCCESS" in (found := told["/metrics"]())[1] else None)
+    assert status == 200
+    assert 'umbel_tasks_total{task="proj.add",state="SUCCESS"} 1' in text
+    assert 'umbel_queue_messages{queue="celery",state="ready"} 0' in text
+    assert 'umbel_task_waiting_seconds_count{queue="celery"} 1' in text
+    app.control.cancel_consumer("celery", **ONE)
+    assert told["/ready"]() == (503, "takes no tasks: it consumes no queue\n")
+
+
+def test_a_worker_that_stops_is_not_ready(app, gate):
+    with running(app) as worker:
+        app.tasks["proj.wait"].delay()
+        assert gate.reached.wait(SECONDS)
+        worker.stop()
+        told = pages(worker)
+        assert until(lambda: told["/ready"]()[0] == 503)
+        assert told["/ready"]() == (503, "takes no tasks: it is stopping\n")
+        assert told["/live"]() == (200, "alive\n")
+        gate.opened.set()
+
+
+def test_a_worker_that_has_not_begun_is_alive_and_not_ready(app):
+    told = pages(app.Worker(pool="solo"))
+
+    assert told["/live"]() == (200, "starting\n")
+    assert told["/ready"]()[0] == told["/metrics"]()[0] == 503

@@ -68,6 +68,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fa
     revoked: bool = False  # its id is in the durable revoked set
     expired: bool = False  # `message.expires` had passed when it was claimed
     invalid: str | None = None  # the stored bytes are no task message; why. `message` is then a stand-in
+    since: float | None = None  # unix seconds of publishing, where the broker knows it
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

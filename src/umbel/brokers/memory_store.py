@@ -265,6 +265,7 @@ class MemoryStore:
             redelivered=entry.redelivered,
             revoked=revoked is not None and (now < revoked or entry.since <= revoked),
             expired=message.expires is not None and message.expires.timestamp() <= now,
+            since=entry.since,
         )
 
     def _reclaim(self, now: float) -> None:

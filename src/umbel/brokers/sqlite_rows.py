@@ -117,7 +117,7 @@ def deliver(
     row: Row, publication: Publication, invalid: str | None, revoked_until: float | None, now: float
 ) -> Delivery:
     """Return what a worker gets; *revoked_until* is the end of its id's revocation, if there is one."""
-    message = publication.message
+    message, since = publication.message, published(row.key)
     if row.body is not None:
         message = msgspec.structs.replace(message, body=row.body)
     return Delivery(
@@ -129,9 +129,10 @@ def deliver(
         crashes=row.crashes,
         redelivered=row.redelivered == 1,
         # A revocation holds for its time, and longer for what was published before its end.
-        revoked=revoked_until is not None and (now < revoked_until or published(row.key) <= revoked_until),
+        revoked=revoked_until is not None and (now < revoked_until or since <= revoked_until),
         expired=message.expires is not None and message.expires.timestamp() <= now,
         invalid=invalid,
+        since=since,
     )
 
 

@@ -100,6 +100,7 @@ class _WorkerCommand(Command):
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume. Default: all that the app knows.")
 @click.option("-X", "--exclude-queues", metavar="A,B", help="Queues not to consume.")
 @click.option("-E", "--task-events", "--events", is_flag=True, default=None, help="Tell monitors of each task.")
+@click.option("--http", metavar="[HOST]:PORT", help="Serve /live, /ready and /metrics there, :9100 for example.")
 @click.option(
     "--without-gossip", is_flag=True, expose_value=False,
     help="Accepted. Workers do not gossip: the broker knows who lives, and the clocks follow the commands.",

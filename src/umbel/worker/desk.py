@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final, Protocol
 
-import umbel
+from umbel.app.version import __version__
 from umbel import signals
 from umbel.brokers.base import Broker, Publication
 from umbel.brokers.ledger import ledger_of
@@ -163,7 +163,7 @@ class Desk:
             "processed": worker.ledger.processed,
             "loadavg": [round(load, 2) for load in os.getloadavg()],
             "sw_ident": "py-celery",
-            "sw_ver": umbel.__version__,
+            "sw_ver": __version__,
             "sw_sys": platform.system(),
         }
         self.broker.publish([self._pack([(kind, fields, time.time())])])

@@ -42,6 +42,7 @@ class Ledger:
         self.received: Counter[str] = Counter()  # by task
         self.ended: Counter[tuple[str, str]] = Counter()  # by task and state
         self.runtimes: dict[str, Histogram] = {}  # by task; of those that user code ended
+        self.waits: dict[str, Histogram] = {}  # by queue: from publishing, or its eta, to a worker
         self.lost_leases = 0
         self.crashes = 0  # attempts that ended with their process and will be repeated
         self._is_known = is_known
@@ -51,10 +52,14 @@ class Ledger:
         """Return how many tasks have come to an end."""
         return sum(self.ended.copy().values())
 
-    def arrived(self, deliveries: Iterable[Delivery]) -> None:
-        """Count these in."""
+    def arrived(self, deliveries: Iterable[Delivery], *, wall: float) -> None:
+        """Count these in; *wall* is unix seconds."""
         for delivery in deliveries:
-            self.received[self._name(delivery.message.task)] += 1
+            message = delivery.message
+            self.received[self._name(message.task)] += 1
+            if delivery.since is not None and not delivery.redelivered:
+                since = delivery.since if message.eta is None else max(delivery.since, message.eta.timestamp())
+                _into(self.waits, delivery.queue).add(max(0.0, wall - since))
 
     def left(self, endings: Iterable[Ending]) -> None:
         """Count these out."""
@@ -62,10 +67,14 @@ class Ledger:
             name = self._name(ending.delivery.message.task)
             self.ended[name, ending.outcome.state] += 1
             if ending.runtime is not None:
-                histogram = self.runtimes.get(name)
-                if histogram is None:
-                    histogram = self.runtimes[name] = Histogram()
-                histogram.add(ending.runtime)
+                _into(self.runtimes, name).add(ending.runtime)
 
     def _name(self, task: str) -> str:
         return task if self._is_known(task) else "(unknown)"
+
+
+def _into(histograms: dict[str, Histogram], name: str) -> Histogram:
+    histogram = histograms.get(name)
+    if histogram is None:
+        histogram = histograms[name] = Histogram()
+    return histogram

@@ -150,6 +150,13 @@ class Loop:
         self._wake()
         return answer.result(timeout)
 
+    @property
+    def idle_because(self) -> str | None:
+        """Why no tasks are taken; None = they are."""
+        if self._down_since is not None:
+            return "the broker is away"
+        return "it is stopping" if self.state.stopping is not None else None
+
     def _wake(self) -> None:
         try:
             os.write(self._wake_write, b"\0")

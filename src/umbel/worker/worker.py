@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -27,6 +28,8 @@ from umbel.worker.commands import is_stamped
 from umbel.worker.core import Rules, WorkerState
 from umbel.worker.desk import Desk
 from umbel.worker.facts import Fact, Manner, Stopped
+from umbel.worker.health import pages
+from umbel.worker.http import Health, address_of
 from umbel.worker.ledger import Ledger
 from umbel.worker.loop import Connection, Loop
 from umbel.worker.orders import Ending, Why
@@ -98,6 +101,7 @@ class Worker:
         max_memory_per_child: int | None = None,
         prefetch_multiplier: int | None = None,
         task_events: bool | None = None,
+        http: str | None = None,
         without_heartbeat: bool = False,
         heartbeat_interval: float | None = None,
         purge: bool = False,
@@ -120,6 +124,7 @@ class Worker:
             max_memory_per_child: KiB; a child that has grown beyond it is replaced.
             prefetch_multiplier: deliveries held for each slot at the most; None or 0 = as many as run in a moment.
             task_events: tell monitors what becomes of tasks.
+            http: serve health and metrics here, ":9100" for example.
             without_heartbeat: do not tell monitors that the worker lives.
             heartbeat_interval: how often it says so, in seconds.
             purge: empty the consumed queues first.
@@ -168,6 +173,7 @@ class Worker:
             every=None if without_heartbeat else float(heartbeat_interval or _HEARTBEAT),
             answers=bool(conf.worker_enable_remote_control),
         )
+        self._http = address_of(http) if http else None
         self._loop: Loop | None = None
         self._asked: list[Stopped] = []  # before there was a loop
         self._stopping: Manner | None = None
@@ -192,7 +198,8 @@ class Worker:
                 self._send_worker_init()
             self.pool.start()
             try:
-                self._work()
+                with self._serving():
+                    self._work()
             finally:
                 self.pool.stop(0.0)
                 signals.worker_shutdown.send(sender=self)
@@ -212,7 +219,26 @@ class Worker:
         else:
             self._loop.post(fact)
 
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Tell machines how it is, if they may ask."""
+        if self._http is None:
+            yield
+            return
+        health = Health(self._http, pages(self))
+        health.start()
+        _logger.info("health and metrics: http://%s:%d/metrics", self._http[0] or "localhost", health.port)
+        try:
+            yield
+        finally:
+            health.stop()
+
     # -- for whoever steers it, from other threads
+
+    @property
+    def loop(self) -> Loop | None:
+        """Its loop, once it is connected."""
+        return self._loop
 
     @property
     def core(self) -> WorkerState:
@@ -404,7 +430,7 @@ class _Tasks:
         return self._teller.due()
 
     def received(self, deliveries: tuple[Delivery, ...]) -> tuple[Delivery, ...]:
-        self._ledger.arrived(deliveries)
+        self._ledger.arrived(deliveries, wall=time.time())
         if self._teller.enabled:
             self._teller.received(deliveries)
         if _logger.isEnabledFor(logging.INFO):
