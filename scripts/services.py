@@ -72,9 +72,10 @@ def _redis(folder: Path, program: str, ports: list[int]) -> Plan:
     )
 
 
+VHOSTS = ("/", "test-0", "test-1", "interop")
 # Virtual hosts of which a test has one for itself, and a user who may do nothing but look at queues.
 _RABBITMQ = {
-    "vhosts": [{"name": name} for name in ("/", "test-0", "test-1")],
+    "vhosts": [{"name": name} for name in VHOSTS],
     "users": [
         {"name": "guest", "password": "guest", "tags": "administrator"},
         {"name": "narrow", "password": "narrow", "tags": ""},
@@ -82,7 +83,7 @@ _RABBITMQ = {
     "permissions": [
         *(
             {"user": "guest", "vhost": name, "configure": ".*", "write": ".*", "read": ".*"}
-            for name in ("/", "test-0", "test-1")
+            for name in VHOSTS
         ),
         {"user": "narrow", "vhost": "/", "configure": "^$", "write": "^$", "read": ".*"},
     ],
