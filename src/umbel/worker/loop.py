@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from umbel.brokers.base import Broker, Claim, Delivery, Lease, Release, Settlement
 from umbel.brokers.ledger import ledger_of
-from umbel.exceptions import BackendError, BrokerUnavailable
+from umbel.exceptions import BackendError, BrokerUnavailable, OperationalError
 from umbel.execution.outcome import Outcome
 from umbel.pools.base import Pool
 from umbel.wire.chord import ReadyChord
@@ -263,7 +263,7 @@ class Loop:
         settlements = self._unsettled
         try:
             turn = self._connection.settler.exchange(settlements, claim)
-        except (BrokerUnavailable, BackendError) as exc:
+        except (OperationalError, BackendError) as exc:
             self._lose(exc, now)
             return
         self._unsettled = []
@@ -288,7 +288,7 @@ class Loop:
             self._unsettled += [self._tasks.fire(each) for each in ready]
             try:
                 turn = self._connection.settler.exchange(self._unsettled, None)
-            except (BrokerUnavailable, BackendError) as exc:
+            except (OperationalError, BackendError) as exc:
                 self._lose(exc, now)
                 return
             self._unsettled = []
@@ -312,7 +312,7 @@ class Loop:
             if self._down_since is None or self._is_back(now):
                 try:
                     self._connection.settler.exchange(settlements, None)
-                except (BrokerUnavailable, BackendError) as exc:
+                except (OperationalError, BackendError) as exc:
                     self._lose(exc, now)
                 else:
                     return
@@ -399,7 +399,7 @@ class Loop:
         self._stop_listening()
         try:
             self._connection.renew()
-        except (BrokerUnavailable, BackendError) as exc:
+        except (OperationalError, BackendError) as exc:
             self._lose(exc, now)
             return False
         since = self._down_since
@@ -413,8 +413,8 @@ class Loop:
     def _wait(self) -> None:
         now = time.monotonic()
         wants = self._down_since is None and room(self.state) > 0
-        if wants and self._hungry:
-            return
+        if (wants and self._hungry) or (self._unsettled and self._down_since is None):
+            return  # what ended without running is settled at once as well
         moments = [next_timer(self.state), self._tasks.news_due() if self._down_since is None else None]
         pool_timer = self._pool.next_timer()
         if pool_timer is not None:
