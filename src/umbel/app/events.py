@@ -16,7 +16,7 @@ from umbel.brokers.base import Publication
 from umbel.events.dispatcher import EventDispatcher
 from umbel.events.receiver import EventReceiver
 from umbel.events.state import State
-from umbel.wire.event import event, event_message
+from umbel.wire.event import event_message
 from umbel.wire.message import Route
 from umbel.wire.topology import Exchange, Topology
 
@@ -104,11 +104,20 @@ class Events:
         pid, offset = os.getpid(), self.utcoffset
 
         def pack(notes: Sequence[tuple[str, dict[str, Any], float]]) -> Publication:
+            # The shape of `wire.event.event`, written out: a worker makes thousands a second.
             events = [
-                event(kind, hostname=hostname, timestamp=at, clock=forward(), pid=pid, fields=fields, utcoffset=offset)
+                {
+                    "hostname": hostname,
+                    "utcoffset": offset,
+                    "pid": pid,
+                    "clock": forward(),
+                    **fields,
+                    "timestamp": at,
+                    "type": kind,
+                }
                 for kind, fields, at in notes
             ]
-            return self.publication(events if gathered else events[0])
+            return self.publication(events if gathered else events[0], simple=True)
 
         return pack
 
@@ -141,8 +150,10 @@ class Events:
         pack = self.packer(anon_nodename(), gathered=False)
         return [pack([each]) for each in told]
 
-    def publication(self, events: Any, *, serializer: str | None = None, delivery_mode: int = 1) -> Publication:
-        """Return the message of one event (a dict) or of several, and its way."""
+    def publication(
+        self, events: Any, *, serializer: str | None = None, delivery_mode: int = 1, simple: bool = False
+    ) -> Publication:
+        """Return the message of one event (a dict) or of several, and its way; *simple* as for `event_message`."""
         conf = self.app.conf
         message, route = event_message(
             events,
@@ -150,5 +161,6 @@ class Events:
             serializer=serializer or conf.event_serializer,
             exchange=conf.event_exchange,
             delivery_mode=delivery_mode,
+            simple=simple,
         )
         return Publication(message=message, route=route)

@@ -9,7 +9,7 @@ import msgspec
 
 from umbel._repr import safe_repr
 from umbel.exceptions import InvalidMessage
-from umbel.wire.codecs import Codecs
+from umbel.wire.codecs import Codecs, Encoded
 from umbel.wire.message import Message, Route
 from umbel.wire.protocol import decode_value
 from umbel.wire.topology import Binding, Exchange, ExchangeType, QueueSpec, Topology
@@ -52,13 +52,20 @@ def event_message(
     serializer: str = "json",
     exchange: str = EVENT_EXCHANGE,
     delivery_mode: int = 1,
+    simple: bool = False,
 ) -> tuple[Message, Route]:
-    """Return a plain message with one event, or with a list of events of one group (`task-…`), and its way."""
+    """Return a plain message with one event, or with a list of events of one group (`task-…`), and its way.
+
+    *simple* says that all their fields are numbers and texts, or lists of these, which makes JSON of them ten times as
+    fast (0.2 µs an event).
+    """
     first = events if isinstance(events, Mapping) else events[0]
     key = str(first["type"]).replace("-", ".")
     if not isinstance(events, Mapping):
         key = key.partition(".")[0] + ".multi"
-    encoded = codecs.encode(events, serializer)
+    encoded = _simple_json(events) if simple and serializer == "json" else None
+    if encoded is None:
+        encoded = codecs.encode(events, serializer)
     message = Message(
         id="",
         task="",
@@ -70,6 +77,13 @@ def event_message(
         delivery_mode=delivery_mode,
     )
     return message, Route(exchange, key)
+
+
+def _simple_json(events: object) -> Encoded | None:
+    try:
+        return Encoded(msgspec.json.encode(events), "application/json", "utf-8")
+    except (TypeError, ValueError):
+        return None  # half of a surrogate pair, perhaps, which only Python's own JSON writes
 
 
 def read_events(message: Message, *, codecs: Codecs, accept: Collection[str] | None) -> list[dict[str, Any]]:
