@@ -134,7 +134,7 @@ def test_a_task_that_kills_its_process_runs_as_often_as_the_limit_says_and_leave
     assert result.state == "FAILURE"
     with closing(app.open_broker()) as broker:
         (letter,) = broker.dead()
-    assert (letter.id, letter.reason, letter.crashes) == (result.id, "crashed", 4)
+    assert (letter.id, letter.reason, letter.crashes) == (result.id, "crashed", 5)
     assert len(letter.evidence) == 5
     assert all("SIGKILL" in line for line in letter.evidence)
     app.close()

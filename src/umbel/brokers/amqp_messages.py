@@ -199,6 +199,9 @@ def revived(incoming: Incoming) -> tuple[bytes, str]:
     headers = properties.get("headers") or {}
     grave = msgspec.convert(headers.get(_OURS), _Grave)
     properties["headers"] = _without_remarks(headers)
+    if grave.reason == "expired":
+        properties["headers"].pop("expires", None)
+        properties.pop("expiration", None)
     if (grave.exchange, grave.key) != ("", grave.queue):
         properties["headers"][_OURS] = msgspec.to_builtins(Notes(exchange=grave.exchange, key=grave.key))
     return encode_properties(properties), grave.queue

@@ -108,7 +108,7 @@ class Bury(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Move the message to the dead-letter set, behind the evidence of the crashes counted before."""
 
     reason: str  # a word: crashed, unknown-task, invalid, expired, rejected, revoked
-    evidence: str = ""  # one line for people
+    evidence: str = ""  # one line for people; of a message that crashed: of the crash that was one too many
 
 
 Verdict = Done | Release | Bury
@@ -158,9 +158,14 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     reason: str
     evidence: tuple[str, ...]  # oldest first: one line for each counted crash, then that of the `Bury` if it has one
-    crashes: int
+    crashes: int  # attempts that ended in a crash, the one that led to its burial too
     died_at: float  # unix seconds
     message: Message
+
+    def __post_init__(self) -> None:
+        # Brokers count the crashes after which it was tried again; each of them, and the last one, left its line.
+        if self.reason == "crashed" and len(self.evidence) > self.crashes:
+            msgspec.structs.force_setattr(self, "crashes", len(self.evidence))
 
 
 class Broker(Protocol):
@@ -275,7 +280,10 @@ class Broker(Protocol):
         """Return the newest dead letter of that task, or None."""
 
     def revive(self, ids: Iterable[str]) -> int:
-        """Send the dead letters of these task ids back to their queues, their crashes forgotten; return how many."""
+        """Send the dead letters of these task ids back to their queues; return how many.
+
+        Their crashes are forgotten, and so is the moment after which they were to expire if they died of that.
+        """
 
     def discard(self, ids: Iterable[str]) -> int:
         """Delete the dead letters of these task ids for good; return how many."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from umbel.brokers.base import (
     BrokerFeatures,
     Claim,
@@ -171,7 +173,10 @@ class MemoryBroker:
         with self._store as store:
             letters = store.exhume(ids)
             for letter, publication in letters:
-                store.insert(publication, letter.queue, store.clock())
+                message = publication.message
+                if letter.reason == "expired":
+                    message = msgspec.structs.replace(message, expires=None)
+                store.insert(Publication(message=message, route=publication.route), letter.queue, store.clock())
             return len(letters)
 
     def discard(self, ids: Iterable[str]) -> int:

@@ -890,7 +890,7 @@ class RedisBroker:
             stored = self._link.call(b"HMGET", self._names.own("dead.letters"), *(letter.tag for letter in some))
             for letter, text in zip(some, stored, strict=True):
                 if text is not None:
-                    data = self._parcels.renewed(msgspec.msgpack.decode(text, type=Letter).data)
+                    data = self._parcels.renewed(msgspec.msgpack.decode(text, type=Letter))
                     step = self._names.step(letter.message.priority)
                     orders.exhume(letter.tag, letter.id)
                     orders.push(self._names.lists(letter.queue)[step], data)

@@ -111,10 +111,14 @@ class Parcels:
         except (InvalidMessage, RecursionError):
             return data  # nothing can be said in it; it will be buried by whoever claims it
 
-    def renewed(self, data: bytes) -> bytes:
-        """Return *data* as if it had never been delivered."""
+    def renewed(self, letter: Letter) -> bytes:
+        """Return the message of a dead *letter* as if it had never been delivered, nor expired if it died of that."""
+        data = letter.data
+        changed: dict[str, Any] = {CRASHES: None, "redelivered": None}
+        if letter.reason == "expired":
+            changed["expires"] = None
         try:
-            return self._envelopes.amend(data, {CRASHES: None, "redelivered": None}, {"redelivered": None})
+            return self._envelopes.amend(data, changed, {"redelivered": None})
         except (InvalidMessage, RecursionError):
             return data
 

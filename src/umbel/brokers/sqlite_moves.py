@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from umbel.brokers.base import Bury, Claim, Done, Lease, QueueSize, Release, Settlement
 from umbel.brokers.sqlite_chords import close_chord
-from umbel.brokers.sqlite_rows import Parcel, Row, add_evidence, published, unpack
+from umbel.brokers.sqlite_rows import Parcel, Row, add_evidence, published, unexpiring, unpack
 from umbel.brokers.sqlite_schema import SPAN, TICKS, Lane, Plan, drop, lane_of, load_topology
 from umbel.wire.topology import match
 
@@ -158,11 +158,12 @@ class Mover:
         revived = 0
         reached: set[str] = set()
         for task_id in ids:
-            sql = "DELETE FROM dead WHERE id = ? RETURNING queue, rank, big, message"
-            for queue, rank, big, blob in view.connection.execute(sql, (task_id,)).fetchall():
+            sql = "DELETE FROM dead WHERE id = ? RETURNING queue, rank, big, message, reason"
+            for queue, rank, big, blob, reason in view.connection.execute(sql, (task_id,)).fetchall():
                 lane = lane_of(view.connection, view.plan, queue, rank, view.now)
                 self._pass(view, lane)
-                view.connection.execute(_INSERT, (lane.first + self.tick(view.now), 0, 0, None, big, blob))
+                stored = unexpiring(blob) if reason == "expired" else blob
+                view.connection.execute(_INSERT, (lane.first + self.tick(view.now), 0, 0, None, big, stored))
                 reached.add(queue)
                 revived += 1
         return revived, reached

@@ -21,6 +21,7 @@ __all__ = [
     "letter",
     "pack",
     "published",
+    "unexpiring",
     "unpack",
 ]
 
@@ -85,6 +86,15 @@ def unpack(blob: bytes, key: int, queue: str) -> tuple[Publication, str | None]:
     except (msgspec.MsgspecError, ValueError, OverflowError) as exc:
         message = Message(id=f"invalid-{key}", task="", body=blob)
         return Publication(message=message, route=Route("", queue)), f"no message of umbel: {exc}"
+
+
+def unexpiring(blob: bytes) -> bytes:
+    """Return what was stored, without the moment after which it expires."""
+    publication, invalid = unpack(blob, 0, "")
+    if invalid is not None:
+        return blob
+    message = msgspec.structs.replace(publication.message, expires=None)
+    return _encode(msgspec.structs.replace(publication, message=message))
 
 
 class _HeadOfMessage(msgspec.Struct, array_like=True):

@@ -465,7 +465,9 @@ def _concluded(state: WorkerState, fact: Concluded, now: float) -> list[Order]:
         return []
     match held.why:
         case Why.INVALID | Why.UNKNOWN | Why.EXPIRED | Why.CRASHED as why:
-            verdict = _bury(state, why.value, fact.outcome.reason)
+            # Crashes that were counted before have left their evidence already.
+            told = held.delivery.crashes >= state.rules.crash_limit and why is Why.CRASHED
+            verdict = _bury(state, why.value, "" if told else fact.outcome.reason)
         case _:
             verdict = _DONE
     settlement = Settlement(
