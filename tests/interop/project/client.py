@@ -18,6 +18,6 @@ for line in sys.stdin:
         exec("def f():\n" + textwrap.indent(code, "    "), names)
         answer = {"ok": names["f"]()}
         text = json.dumps(answer, default=repr)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the test is told
         text = json.dumps({"error": traceback.format_exc()})
     print(text, file=answers, flush=True)
