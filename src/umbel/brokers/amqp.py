@@ -168,7 +168,7 @@ class AmqpBroker:
             deliveries = () if claim is None else self._claim(link, claim)
             link.keep_alive()
         except ChannelClosed as exc:
-            raise self._channel_lost(link, exc) from exc
+            raise link.lost_channel(exc) from exc
         except PublishTimeout as exc:
             link.drop()  # nothing is acknowledged: it all comes again
             raise BrokerUnavailable(f"{exc} What they belong to is done again.") from exc
@@ -195,7 +195,7 @@ class AmqpBroker:
                 self._give_back_leftover(link, 0)
             link.keep_alive()
         except ChannelClosed as exc:
-            raise self._channel_lost(link, exc) from exc
+            raise link.lost_channel(exc) from exc
         except PublishTimeout as exc:
             link.drop()
             raise BrokerUnavailable(str(exc)) from exc
@@ -586,16 +586,6 @@ class AmqpBroker:
             elif incoming.name == "basic.cancel" and (queue := self._taps.queue_of(str(incoming.arguments[0]))):
                 link.drop()
                 raise BrokerUnavailable(f"{link.address} ended our consumer: queue {queue!r} was deleted, or moves")
-
-    def _channel_lost(self, link: Link, exc: ChannelClosed) -> BrokerUnavailable:
-        link.drop()
-        if exc.code == 406 and "timed out" in exc.text:
-            return BrokerUnavailable(
-                f"{link.address} took its deliveries back: one was held longer than its 'consumer_timeout' allows. Set "
-                f"'lease_after' (now {self._options.hold:g} s) in 'broker_transport_options' to a third of that. "
-                f"It says: {exc.text}"
-            )
-        return BrokerUnavailable(f"{link.address} closed our channel: {exc}")
 
     # -- ending
 

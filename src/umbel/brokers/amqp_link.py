@@ -40,8 +40,9 @@ _REFUSALS: Final = {  # reply codes that somebody must do something about: tryin
 class ChannelClosed(Exception):
     """Say that the server closed a channel, because of one thing that was asked there."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, channel: int, code: int, text: str) -> None:
         super().__init__(f"{code} {text}")
+        self.channel = channel
         self.code = code
         self.text = text
 
@@ -157,7 +158,7 @@ class Link:
                     code, text, *_ = incoming.arguments
                     self._channels.discard(incoming.channel)
                     self.send(amqp.method_frame(incoming.channel, "channel.close-ok"))
-                    failure = ChannelClosed(code, text)
+                    failure = ChannelClosed(incoming.channel, code, text)
                 else:
                     self.inbox.append(incoming)
             elif incoming.name == "connection.close":
@@ -199,7 +200,22 @@ class Link:
             left = until - time.monotonic()
             if left <= 0:
                 raise self._lost(f"gave no answer within {self._answer_timeout:g} s")
-            self.receive(left)
+            try:
+                self.receive(left)
+            except ChannelClosed as exc:
+                if exc.channel == channel:
+                    raise
+                raise self.lost_channel(exc) from exc
+
+    def lost_channel(self, exc: ChannelClosed) -> BrokerUnavailable:
+        """Return what it means that a channel was closed over something nobody waits for; the link is closed then."""
+        if exc.code == 406 and "timed out" in exc.text:
+            return self._lost(
+                "took its deliveries back: one was held longer than its 'consumer_timeout' allows. Let the setting "
+                "'task_lease', and 'lease_after' in 'broker_transport_options', be less than half of that. "
+                f"It says: {exc.text}"
+            )
+        return self._lost(f"closed our channel: {exc}")
 
     def has_channel(self, channel: int) -> bool:
         """Tell whether *channel* is open."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from umbel.brokers.base import Broker, Claim, Delivery, Lease, Release, Settlement
 from umbel.brokers.ledger import ledger_of
-from umbel.exceptions import BackendError, BrokerUnavailable, OperationalError
+from umbel.exceptions import BackendError, OperationalError
 from umbel.execution.outcome import Outcome
 from umbel.pools.base import Pool
 from umbel.wire.chord import ReadyChord
@@ -300,7 +300,7 @@ class Loop:
         self._stop_listening()
         try:
             self._connection.subscribe(self._connection.broker)
-        except BrokerUnavailable as exc:
+        except OperationalError as exc:
             self._lose(exc, time.monotonic())
         self._hungry = True
 
@@ -323,7 +323,7 @@ class Loop:
             return
         try:
             lost = self._connection.broker.renew(leases, self.state.rules.lease)
-        except BrokerUnavailable as exc:
+        except OperationalError as exc:
             self._lose(exc, time.monotonic())
             return
         if lost:
@@ -342,7 +342,7 @@ class Loop:
         if ledger is not None:
             try:
                 first, interval = ledger.reserve(f"rate:{order.task}", order.interval, len(order.tags)), order.interval
-            except BrokerUnavailable as exc:
+            except OperationalError as exc:
                 self._unreserved.append(order)
                 self._lose(exc, time.monotonic())
                 return
@@ -444,7 +444,7 @@ class Loop:
     def _broker_timer(self, now: float) -> float | None:
         try:
             seconds = self._connection.broker.next_due()
-        except BrokerUnavailable as exc:
+        except OperationalError as exc:
             self._lose(exc, now)
             return None
         return None if seconds is None else now + seconds
