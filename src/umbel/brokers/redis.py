@@ -135,7 +135,8 @@ class RedisBroker:
             if exc.sent:
                 raise PublishTimeout(f"{exc}: whether it has the task is unknown") from exc
             raise
-        self._wake()
+        if orders.brings_work:
+            self._wake()
 
     def _order_all(self, orders: Orders, publications: Iterable[Publication]) -> None:
         """Add to *orders* what stores *publications*."""
