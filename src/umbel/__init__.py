@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from umbel.canvas.group import group
     from umbel.canvas.maps import chunks, xmap, xstarmap
     from umbel.canvas.signature import Signature, maybe_signature, signature, subtask
+    from umbel.compat.finder import install_as_celery
     from umbel.current import current_app, current_task
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "current_app",
     "current_task",
     "group",
+    "install_as_celery",
     "maybe_signature",
     "shared_task",
     "signature",
@@ -60,6 +62,7 @@ _HOME: Final = {
     **dict.fromkeys(("current_app", "current_task"), "umbel.current"),
     "Task": "umbel.app.task",
     "bugreport": "umbel.app.report",
+    "install_as_celery": "umbel.compat",
     "uuid": "umbel._names",
 }
 # fmt: on

@@ -21,6 +21,7 @@ from umbel.local import Proxy
 __all__ = [
     "Frame",
     "app_or_default",
+    "app_or_none",
     "current_app",
     "current_frame",
     "current_task",
@@ -83,6 +84,11 @@ def get_current_app() -> Any:
     if app is not None:
         return app
     return _APPS.default or _APPS.latest or _make_default()
+
+
+def app_or_none() -> Any:
+    """Return this thread's app, or None."""
+    return _APPS.of_thread.app
 
 
 def app_or_default(app: Any = None) -> Any:

@@ -99,6 +99,7 @@ class Umbel:
     log_cls: Any = Logging
     control_cls: Any = Control
     events_cls: Any = Events
+    builtin_fixups: ClassVar[Iterable[str]] = ("umbel.fixups.django:fixup",)
     as_celery: ClassVar[bool] = False  # the few defaults that differ from Celery's are Celery's
 
     def __init__(
@@ -140,7 +141,7 @@ class Umbel:
         self.strict_typing = strict_typing
         self.autofinalize = autofinalize
         self.finalized = False
-        self.fixups = fixups
+        self.fixups = self.builtin_fixups if fixups is None else fixups
         self.home, embedded = find_home(self, main)
         self.embedded_url = f"sqlite:///{embedded}"
         if not hasattr(type(self), "on_configure"):
@@ -154,13 +155,13 @@ class Umbel:
         self.clock = LamportClock()
         if task_cls is not None:
             self.task_cls = task_cls
-        self._loader_name = loader or os.environ.get("CELERY_LOADER") or self.loader_cls
+        self.loader_name = loader or os.environ.get("CELERY_LOADER") or self.loader_cls
         self._components = {"amqp": amqp, "events": events, "log": log, "control": control}
         self._config_source = config_source
         self.conf = Settings(
             {**(changes or {}), **kwargs, **given},
             as_celery=self.as_celery,
-            fallback="celeryconfig" if self._loader_name == "default" else None,
+            fallback="celeryconfig" if self.loader_name == "default" else None,
             before_load=self._before_load,
             after_load=self._after_load,
         )
@@ -181,6 +182,7 @@ class Umbel:
         current.register_app(self)
         this = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _after_fork(this()))
+        self._fixed = [made for made in (symbol_by_name(each)(self) for each in self.fixups) if made is not None]
         self.on_init()
 
     def on_init(self) -> None:
@@ -518,7 +520,7 @@ class Umbel:
     @cached_property
     def loader(self) -> Any:
         """What imports the modules with tasks."""
-        return make_loader(self, self._loader_name)
+        return make_loader(self, self.loader_name)
 
     @cached_property
     def codecs(self) -> Codecs:
@@ -816,7 +818,7 @@ class Umbel:
             signals.import_modules.connect(discover, sender=self, weak=False)
 
     def _packages_of_fixups(self) -> list[str]:
-        return []
+        return [name for each in self._fixed for name in each.autodiscover_tasks()]
 
     def add_periodic_task(
         self,
@@ -958,7 +960,7 @@ class Umbel:
         return {
             "main": self.main,
             "changes": self.conf.changes,
-            "loader": self._loader_name,
+            "loader": self.loader_name,
             **self._components,
             "task_cls": self.task_cls if isinstance(self.task_cls, str) else None,
             "config_source": self._config_source,

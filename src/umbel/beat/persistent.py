@@ -8,7 +8,7 @@ import os
 import shelve
 from typing import Any, ClassVar, Final
 
-import umbel
+from umbel.app.version import __version__
 from umbel.beat.scheduler import Scheduler
 from umbel.exceptions import ImproperlyConfigured
 
@@ -38,7 +38,7 @@ class PersistentScheduler(Scheduler):
         self.merge_inplace(self.app.conf.beat_schedule)
         self.install_default_entries(self.schedule)
         self._store.update(
-            {"__version__": umbel.__version__, "tz": str(self.app.timezone), "utc_enabled": self.app.conf.enable_utc}
+            {"__version__": __version__, "tz": str(self.app.timezone), "utc_enabled": self.app.conf.enable_utc}
         )
         self.sync()
         _logger.debug("Current schedule:\n%s", "\n".join(map(repr, entries.values())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None, app: Any = None) -> int:
 
     *app* is the one that commands are for when ``-A`` does not say otherwise.
     """
+    if os.environ.get("UMBEL_AS_CELERY", "0") not in {"", "0"}:
+        umbel.install_as_celery()
     words = list(sys.argv if argv is None else argv)
     if words and words[0] == sys.argv[0]:
         words = words[1:]

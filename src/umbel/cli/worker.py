@@ -164,6 +164,8 @@ def command(
     out, err = sys.stdout, sys.stderr
     try:
         _set_up_logging(app, session, node, loglevel, logfile or app.conf.worker_logfile)
+        if app.as_celery and not app.conf.value_set_for("task_acks_late"):
+            _logger.warning(_EARLY)
         if not session.quiet:
             click.echo(banner(worker, loglevel, color=_color(session)), file=sys.__stdout__)
         return worker.start()
@@ -171,6 +173,12 @@ def command(
         if clock is not None and clock.is_alive():
             clock.stop()
         sys.stdout, sys.stderr = out, err  # what went wrong is for the terminal, not for the log
+
+
+_EARLY: Final = (
+    "as in Celery, tasks are acknowledged before they run: one is lost with its worker. Set task_acks_late=True to "
+    "have it run again, or task_acks_late=False to say that you mean it."
+)
 
 
 def _make_worker(app: Any, session: Session, clock: Any, **options: Any) -> Worker:

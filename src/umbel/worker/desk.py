@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final, Protocol
 
-from umbel.app.version import __version__
 from umbel import signals
+from umbel.app.version import __version__
 from umbel.brokers.base import Broker, Publication
 from umbel.brokers.ledger import ledger_of
 from umbel.brokers.listener import Listener

@@ -16,6 +16,7 @@ import msgspec
 from umbel import signals
 from umbel._names import default_nodename
 from umbel.backends.base import Backend
+from umbel.bootsteps import Blueprint
 from umbel.brokers.base import Broker, Delivery, Settlement
 from umbel.exceptions import BackendError, BrokerUnavailable, OperationalError
 from umbel.execution.outcome import Outcome
@@ -51,6 +52,7 @@ class Application(Protocol):
 
     conf: Any
     tasks: Mapping[str, Any]
+    steps: Mapping[str, Any]  # the project's own, by "worker" and "consumer"
     amqp: Any  # .queues: select, deselect, consume_from, topology
     events: Any  # .packer(hostname), .topology
 
@@ -177,7 +179,16 @@ class Worker:
         self._loop: Loop | None = None
         self._asked: list[Stopped] = []  # before there was a loop
         self._stopping: Manner | None = None
+        self.blueprint = Blueprint(app.steps["worker"], "Worker").apply(self, **options)
+        self.consumer_blueprint = Blueprint(app.steps["consumer"], "Consumer").apply(self, **options)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=conf)
+
+    @property
+    def controller(self) -> Worker:
+        """Itself: what steps of a consumer know as the worker they belong to."""
+        return self
+
+    consumer = controller
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -199,8 +210,10 @@ class Worker:
             self.pool.start()
             try:
                 with self._serving():
+                    self.blueprint.start(self)
                     self._work()
             finally:
+                self.blueprint.stop(self)
                 self.pool.stop(0.0)
                 signals.worker_shutdown.send(sender=self)
         return self.exitcode
@@ -304,6 +317,7 @@ class Worker:
         try:
             if self._purge:
                 self.purged = sum(broker.purge(queue) for queue in self.queues)
+            self.consumer_blueprint.start(self)
             signals.worker_ready.send(sender=self)
             if self._on_ready is not None:
                 self._on_ready(self)
@@ -313,6 +327,7 @@ class Worker:
             else:
                 self._loop.run()
         finally:
+            self.consumer_blueprint.stop(self)
             self.desk.stop()
             connection.close()
 

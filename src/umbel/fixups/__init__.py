@@ -1,0 +1,1 @@
+"""What makes an app at home in a framework, by itself."""
