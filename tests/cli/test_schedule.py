@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime
 
@@ -210,6 +211,57 @@ def test_beat_sends_until_it_is_told_to_stop(umbel, shop):
         assert line in out
     assert "Scheduler: Sending due task fast (shop.sell)" in err
     assert not (shop / "beat.pid").exists()
+
+
+@pytest.mark.row("CFG-217", "CFG-218", "CLI-082", "CLI-083")
+def test_beat_answers_a_ping_while_it_ticks():
+    with Umbel("pings", broker="memory://", set_as_current=False) as app:
+        service = Service(app, max_interval=0.05, remote_control=True, hostname="clock@here")
+        thread = threading.Thread(target=service.start)
+        thread.start()
+        try:
+            wait_for(lambda: app.control.ping(timeout=0.2, limit=1) == [{"clock@here": {"ok": "pong"}}])
+            assert app.control.inspect(timeout=0.2, limit=1).ping() == {"clock@here": {"ok": "pong"}}
+            assert app.control.ping(timeout=0.05, destination=["clock@there"]) == []
+            assert not app.control.inspect(timeout=0.05).stats()
+            answers = service._ticked
+            wait_for(lambda: service._ticked > answers)
+        finally:
+            service.stop(wait=True)
+            thread.join(30)
+
+
+@pytest.mark.row("CFG-218")
+def test_a_beat_that_hangs_does_not_answer():
+    class Hanging:
+        max_interval = 1.0
+
+        def __init__(self, app, **options):
+            pass
+
+        def tick(self):
+            go_on.wait(30)
+            return 0.0
+
+        def should_sync(self):
+            return False
+
+        def close(self):
+            pass
+
+    go_on = threading.Event()
+    with Umbel("pings", broker="memory://", beat_remote_control_max_tick_age=0.001, set_as_current=False) as app:
+        service = Service(app, scheduler_cls=Hanging, remote_control=True)
+        thread = threading.Thread(target=service.start)
+        thread.start()
+        try:
+            wait_for(lambda: service._ticked)
+            time.sleep(0.01)
+            assert app.control.ping(timeout=0.2) == []
+        finally:
+            service.stop()
+            go_on.set()
+            thread.join(30)
 
 
 @pytest.mark.process

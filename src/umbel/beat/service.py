@@ -7,13 +7,15 @@ import importlib.metadata
 import logging
 import multiprocessing
 import threading
+import time
 from functools import cached_property
 from typing import Any, Final
 
 from umbel import signals
-from umbel._names import symbol_by_name
+from umbel._names import gethostname, host_format, nodename, symbol_by_name
 from umbel._repr import mask_url
 from umbel._time import humanize_seconds
+from umbel.beat.answer import Answerer
 from umbel.beat.persistent import PersistentScheduler
 from umbel.beat.scheduler import DEFAULT_MAX_INTERVAL
 from umbel.beat.shared import SharedScheduler
@@ -24,6 +26,7 @@ __all__ = ["EmbeddedService", "Service", "scheduler_class"]
 _logger: Final = logging.getLogger("celery.beat")
 _GROUPS: Final = ("umbel.beat_schedulers", "celery.beat_schedulers")  # entry points that name schedulers
 _RETRY: Final = 2.0  # seconds until a broker that cannot be reached is tried again
+_SILENCE: Final = 60.0  # seconds without a tick until a beat no longer answers, at least
 _EMBEDDED: Final = 1.0  # seconds: longest sleep in a thread of a worker
 
 
@@ -72,6 +75,7 @@ class Service:
         self._wanted = scheduler_cls
         self.remote_control = app.conf.beat_enable_remote_control if remote_control is None else remote_control
         self.hostname = hostname
+        self._ticked = 0.0  # monotonic: when the last tick began
         self._stop = threading.Event()
         self._stopped = threading.Event()
 
@@ -86,16 +90,33 @@ class Service:
             signals.beat_init.send(sender=self)
             if embedded_process:
                 signals.beat_embedded_init.send(sender=self)
+            answers = self._answerer(scheduler)
             try:
                 while not self._stop.is_set():
                     self._turn(scheduler)
             finally:
                 _logger.info("beat: Shutting down...")
+                if answers is not None:
+                    answers.stop()
                 scheduler.close()
         finally:
             self._stopped.set()
 
+    def _answerer(self, scheduler: Any) -> Answerer | None:
+        """Return what answers commands, begun, if that is wanted."""
+        if not self.remote_control:
+            return None
+        limit = self.app.conf.beat_remote_control_max_tick_age
+        if limit is None:
+            limit = max(2 * scheduler.max_interval, _SILENCE)
+        self._ticked = time.monotonic()
+        node = host_format(self.hostname or nodename("celerybeat", gethostname()))
+        answers = Answerer(self.app, node, lambda: not limit or time.monotonic() - self._ticked <= limit)
+        answers.start()
+        return answers
+
     def _turn(self, scheduler: Any) -> None:
+        self._ticked = time.monotonic()
         try:
             seconds = scheduler.tick()
         except Exception:

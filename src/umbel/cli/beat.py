@@ -15,7 +15,6 @@ from typing import Final
 import click
 
 import umbel
-from umbel._names import gethostname, nodename
 from umbel._repr import mask_url
 from umbel._time import humanize_seconds
 from umbel.app.settings import parse_assignments
@@ -33,6 +32,10 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 @click.option("-s", "--schedule", metavar="FILE", help="File that remembers when each ran; makes it the only beat.")
 @click.option("-S", "--scheduler", metavar="CLASS", help="Class or alias of what decides what is due.")
 @click.option("--max-interval", type=click.IntRange(1), help="Longest sleep, in seconds.")
+@click.option(
+    "--enable-remote-control/--no-enable-remote-control", "remote_control", default=None,
+    help="Answer umbel inspect ping. Default: as the setting beat_enable_remote_control.",
+)  # fmt: skip
 @click.option("-n", "--hostname", help="Node name. Default: celerybeat@%h.")
 @click.option(
     "-l", "--loglevel", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING", show_default=True,
@@ -50,6 +53,7 @@ def command(
     schedule: str | None,
     scheduler: str | None,
     max_interval: int | None,
+    remote_control: bool | None,
     hostname: str | None,
     loglevel: str,
     logfile: str | None,
@@ -73,7 +77,8 @@ def command(
         max_interval=max_interval,
         schedule_filename=schedule,
         scheduler_cls=scheduler,
-        hostname=hostname or nodename("celerybeat", gethostname()),
+        remote_control=remote_control,
+        hostname=hostname,
     )
     with _pidfile(pidfile or app.conf.beat_pidfile), _stopping(service):
         if not session.quiet:
