@@ -54,8 +54,8 @@ others:
 	  else $(MAKE) --no-print-directory pure PYTHON=$$p VENV=.venv$$(echo $$v | tr -d .) || exit 1; fi; \
 	done
 
-bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.bench $(PEER)/.celery
+	$(BIN)/python scripts/services.py run redis -- $(BIN)/python -m benchmarks
 
 clean:
 	-[ ! -d .svc ] || python3 scripts/services.py stop

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import recorder
-from benchmarks.peers import HUEY, UMBEL, Peer, wait_for
+from benchmarks.peers import CELERY_REDIS, HUEY, HUEY_REDIS, UMBEL, UMBEL_REDIS, Peer, wait_for
 
 _TASKS = 20_000
 
@@ -38,10 +38,10 @@ def drain(*options: str, with_results: bool = False, tasks: int = _TASKS) -> Cal
     """Fill a queue, then start a worker: tasks a second from the first start to the last end."""
 
     def measure(peer: Peer, folder: Path) -> float:
-        count = tasks if peer is UMBEL else tasks // 5
+        count = tasks if peer.name == "umbel" else tasks // 5
         peer.run("enqueue", folder, count, int(with_results))
         spans = folder / "spans"
-        with peer.worker(folder, *(options if peer is UMBEL else ())):
+        with peer.worker(folder, *(() if peer.name == "huey" else options)):
             wait_for(lambda: recorder.read(spans)[2] >= count, 120, f"{count} tasks of {peer.name}")
         return recorder.read(spans).rate
 
@@ -62,7 +62,7 @@ def round_trip(*options: str) -> Callable[[Peer, Path], float]:
     """Call an idle worker and wait for the result: median milliseconds."""
 
     def measure(peer: Peer, folder: Path) -> float:
-        with peer.worker(folder, *(options if peer is UMBEL else ("-d", "0.001", "-m", "0.001"))):
+        with peer.worker(folder, *(("-d", "0.001", "-m", "0.001") if peer.name == "huey" else options)):
             return peer.run("round_trip", folder, 300)
 
     return measure
@@ -146,6 +146,7 @@ def _cpu(pid: int) -> float:
 SOLO = ("-P", "solo")
 PREFORK = ("-P", "prefork", "-c", "2")
 BOTH = (UMBEL, HUEY)
+REDIS = (UMBEL_REDIS, HUEY_REDIS, CELERY_REDIS)
 
 WORKLOADS = [
     Workload("drain, no results, SQLite, solo", "tasks/s", drain(*SOLO), 20_000, BOTH),
@@ -155,6 +156,15 @@ WORKLOADS = [
     Workload("enqueue in bulk, SQLite", "tasks/s", bulk, 40_000),
     Workload("round trip p50, SQLite, solo", "ms", round_trip(*SOLO), 0.5, BOTH, less_is_better=True),
     Workload("round trip p50, SQLite, prefork -c 1", "ms", round_trip("-c", "1"), 0.7, less_is_better=True),
+    Workload("drain, no results, Redis, solo", "tasks/s", drain(*SOLO), 15_000, REDIS),
+    Workload("drain, no results, Redis, prefork -c 2", "tasks/s", drain(*PREFORK), 12_000, REDIS),
+    Workload("drain with results, Redis, solo", "tasks/s", drain(*SOLO, with_results=True), 12_000, REDIS),
+    Workload("enqueue one at a time, Redis", "tasks/s", enqueue, 12_000, REDIS),
+    Workload("enqueue in bulk, Redis", "tasks/s", bulk, 40_000, (UMBEL_REDIS,)),
+    Workload("round trip p50, Redis, solo", "ms", round_trip(*SOLO), 0.5, REDIS, less_is_better=True),
+    Workload(
+        "round trip p50, Redis, prefork -c 1", "ms", round_trip("-c", "1"), 0.7, (UMBEL_REDIS,), less_is_better=True
+    ),
     Workload("import", "ms", import_time, 60, less_is_better=True),
     Workload("cold start to first task, prefork -c 1", "s", cold_start("-c", "1"), 0.4, less_is_better=True),
     Workload("memory of an idle worker, solo", "MB", memory(*SOLO), 35, less_is_better=True),
@@ -171,14 +181,21 @@ def main() -> None:
     asked = parser.parse_args()
     print(f"{'workload':44}{'umbel':>12}{'spread':>10}{'target':>10}{'':>8}  ratio to peers")
     for workload in WORKLOADS:
-        if all(word in workload.name for word in asked.workloads):
+        if not all(word in workload.name for word in asked.workloads):
+            continue
+        missing = [peer.name for peer in workload.peers if not peer.is_here]
+        if "umbel" in missing:
+            print(f"{workload.name:44}  no server: python scripts/services.py run redis -- python -m benchmarks")
+        else:
             print(_row(workload, _measure(workload, asked.rounds)), flush=True)
 
 
 def _measure(workload: Workload, rounds: int) -> dict[str, list[float]]:
-    figures: dict[str, list[float]] = {peer.name: [] for peer in workload.peers}
+    peers = [peer for peer in workload.peers if peer.is_here]
+    figures: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for _ in range(rounds):
-        for peer in workload.peers:
+        for peer in peers:
+            peer.prepare()
             with tempfile.TemporaryDirectory(prefix="umbel-bench-") as folder:
                 figures[peer.name].append(workload.measure(peer, Path(folder)))
     return figures

@@ -1,15 +1,16 @@
-"""The tasks that are measured, on huey's SQLite store."""
+"""The tasks that are measured, on huey's stores."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from huey import SqliteHuey
+from huey import RedisHuey, SqliteHuey
 
 from benchmarks.recorder import Recorder
 
-huey = SqliteHuey("bench", filename=os.environ["BENCH_BROKER"])
+_store = os.environ["BENCH_BROKER"]
+huey = RedisHuey("bench", url=_store) if "://" in _store else SqliteHuey("bench", filename=_store)
 _recorder = Recorder(Path(os.environ["BENCH_FOLDER"]))
 
 

@@ -1,4 +1,4 @@
-"""Drive each peer the same way: a folder of its own, a producer in this process's child, a worker process."""
+"""Drive each peer the same way: a folder (and an empty server) of its own, a producer in a child, a worker process."""
 
 from __future__ import annotations
 
@@ -12,23 +12,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["HUEY", "UMBEL", "Peer"]
+from umbel.brokers.redis_address import parse_address
+from umbel.brokers.redis_link import Link
+
+__all__ = ["CELERY_REDIS", "HUEY", "HUEY_REDIS", "UMBEL", "UMBEL_REDIS", "Peer"]
 
 _ROOT = Path(__file__).resolve().parent.parent
+_CELERY = _ROOT / ".venv-peer/bin/python"  # apart, so that `import celery` means the same as ever beside umbel
 
 
 class Peer:
     """One queue and how to use it."""
 
-    def __init__(self, name: str, *, store: str, module: str, worker: list[str]) -> None:
+    def __init__(
+        self, name: str, *, store: str, module: str, worker: list[str], python: str = sys.executable, server: str = ""
+    ) -> None:
         self.name = name
-        self._store = store  # with {folder}
+        self._store = store  # with {folder} and {server}
         self._module = module
         self._worker = worker
+        self._python = python
+        self._server = f"UMBEL_TEST_{server.upper()}" if server else ""  # variable with its URL
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the interpreter and the server it needs are there."""
+        return Path(self._python).exists() and (not self._server or self._server in os.environ)
+
+    def prepare(self) -> None:
+        """Empty the server."""
+        if self._server == "UMBEL_TEST_REDIS":
+            link = Link(parse_address(os.environ[self._server], {}))
+            link.call("FLUSHDB")
+            link.close()
 
     def environment(self, folder: Path) -> dict[str, str]:
         """Return the environment in which the peer's app module is imported."""
-        store = self._store.format(folder=folder)
+        store = self._store.format(folder=folder, server=os.environ.get(self._server, ""))
         return os.environ | {
             "BENCH_FOLDER": str(folder / "spans"),
             "BENCH_BROKER": store,
@@ -38,7 +58,7 @@ class Peer:
 
     def run(self, workload: str, folder: Path, *arguments: int) -> float:
         """Run a function of `benchmarks.producers` for this peer in a fresh process; return its figure."""
-        command = [sys.executable, "-m", "benchmarks.producers", self._module, workload, *map(str, arguments)]
+        command = [self._python, "-m", "benchmarks.producers", self._module, workload, *map(str, arguments)]
         done = subprocess.run(
             command, env=self.environment(folder), cwd=folder, check=True, capture_output=True, text=True, timeout=120
         )
@@ -49,7 +69,7 @@ class Peer:
         """Run the peer's worker while the block runs."""
         with (folder / "worker.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, *self._worker, *options],
+                [self._python, *self._worker, *options],
                 env=self.environment(folder),
                 cwd=folder,
                 stdout=log,
@@ -87,4 +107,27 @@ HUEY = Peer(
     store="{folder}/queue.db",
     module="benchmarks.huey_app",
     worker=["-m", "huey.bin.huey_consumer", "benchmarks.huey_app.huey", "-w", "1", "-q", "-n"],
+)
+
+UMBEL_REDIS = Peer(
+    "umbel",
+    store="{server}",
+    module="benchmarks.umbel_app",
+    worker=["-m", "umbel", "worker", "-A", "benchmarks.umbel_app", "-l", "ERROR", "--quiet"],
+    server="redis",
+)
+HUEY_REDIS = Peer(
+    "huey",
+    store="{server}",
+    module="benchmarks.huey_app",
+    worker=["-m", "huey.bin.huey_consumer", "benchmarks.huey_app.huey", "-w", "1", "-q", "-n"],
+    server="redis",
+)
+CELERY_REDIS = Peer(
+    "celery",
+    store="{server}",
+    module="benchmarks.celery_app",
+    worker=["-m", "celery", "-A", "benchmarks.celery_app", "worker", "-l", "ERROR"],
+    python=str(_CELERY),
+    server="redis",
 )

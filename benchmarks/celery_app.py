@@ -1,0 +1,27 @@
+"""The tasks that are measured, on Celery."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from celery import Celery
+
+from benchmarks.recorder import Recorder
+
+app = Celery("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ.get("BENCH_BACKEND"))
+app.conf.worker_enable_remote_control = False
+_recorder = Recorder(Path(os.environ["BENCH_FOLDER"]))
+
+
+@app.task(ignore_result=True)
+def noop() -> None:
+    """Do nothing, and keep nothing."""
+    _recorder.mark()
+
+
+@app.task
+def double(number: int) -> int:
+    """Return something worth keeping."""
+    _recorder.mark()
+    return 2 * number
