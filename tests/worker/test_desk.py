@@ -236,7 +236,7 @@ def test_questions_are_answered_in_celerys_shapes(app, node):
     assert inspect.ping() == {"w1@host": {"ok": "pong"}}
     # Tasks that are shared by every app of this process may be there as well.
     assert {"proj.add", "proj.fail", "proj.silent", "proj.wait"} <= set(inspect.registered()["w1@host"])
-    assert inspect.registered("send_events")["w1@host"][2] == "proj.silent [send_events=False]"
+    assert "proj.silent [send_events=False]" in inspect.registered("send_events")["w1@host"]
     [queue] = inspect.active_queues()["w1@host"]
     assert (queue["name"], queue["routing_key"], queue["exchange"]["type"]) == ("celery", "celery", "direct")
     assert inspect.conf()["w1@host"]["broker_url"] == "memory://"
