@@ -392,7 +392,7 @@ def _write_value(parts: bytearray, value: Any, depth: int) -> None:
         if -0x80000000 <= value < 0x80000000:
             parts += b"I" + value.to_bytes(4, "big", signed=True)
         elif -0x8000000000000000 <= value < 0x8000000000000000:
-            parts += b"l" + value.to_bytes(8, "big", signed=True)
+            parts += b"L" + value.to_bytes(8, "big", signed=True)
         else:
             raise TypeError(f"AMQP has no integer as long as {value}")
     else:
