@@ -37,8 +37,8 @@ def start_worker(
 ) -> Iterator[Worker]:
     """Run a worker for *app* during the block; *options* are those of `Worker`.
 
-    With *perform_ping_check* the block begins when the worker has run a task, where results are kept. The pool ``solo`` runs tasks in a thread
-    of this process, so that they see what the test has patched.
+    With *perform_ping_check* the block begins when the worker has run a task, where results are kept. The pool ``solo``
+    runs tasks in a thread of this process, so that they see what the test has patched.
 
     Raises:
         TimeoutError: the worker did not start within *ping_task_timeout*, or stop within *shutdown_timeout* seconds.
