@@ -173,8 +173,10 @@ class group(Signature):  # noqa: N801 - Celery's name
         """Return a copy with copies of its members."""
         made = super().clone(*args, **options)
         tasks = self.tasks
-        made["kwargs"]["tasks"] = type(tasks)(task.clone() for task in tasks) if isinstance(tasks, (list, tuple)) else (
-            Members(task.clone() for task in tasks)
+        made["kwargs"]["tasks"] = (
+            type(tasks)(task.clone() for task in tasks)
+            if isinstance(tasks, (list, tuple))
+            else (Members(task.clone() for task in tasks))
         )
         return made
 

@@ -73,7 +73,7 @@ def steps_of(tasks: Sequence[Any]) -> list[Any]:
     """
     steps: list[Any] = []
     for flat in reversed([step for task in tasks for step in _flat(task)]):
-        step = _chord(flat, steps.pop(0)) if flat["subtask_type"] == "group" and steps else flat
+        step, steps = _closed(flat, steps)
         if step["subtask_type"] == "chord" and _is_chain(step["kwargs"]["body"]):
             body = step["kwargs"]["body"]
             first, *rest = _with_ends(body, steps_of(body["kwargs"]["tasks"]))
@@ -81,6 +81,23 @@ def steps_of(tasks: Sequence[Any]) -> list[Any]:
             step = _changed(step, {}, body=first)
         steps.insert(0, step)
     return steps
+
+
+def _closed(step: Any, steps: list[Any]) -> tuple[Any, list[Any]]:
+    """Return *step* and those of *steps* that are left once a group at its end is the header of what follows."""
+    if not steps:
+        return step, steps
+    match step["subtask_type"]:
+        case "group":
+            return _closed(_chord(step, steps[0]), steps[1:])
+        case "chord":
+            body, left = _closed(step["kwargs"]["body"], steps)
+            return (step if left is steps else _changed(step, {}, body=body)), left
+        case "chain" if step["kwargs"]["tasks"]:
+            *before, last = step["kwargs"]["tasks"]
+            last, left = _closed(last, steps)
+            return (step if left is steps else _changed(step, {}, tasks=[*before, last])), left
+    return step, steps
 
 
 def members_of(task: Any) -> Any:

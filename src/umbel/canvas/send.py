@@ -18,9 +18,7 @@ def is_eager(app: Any) -> bool:
     return bool(app.conf.task_always_eager)
 
 
-def send(
-    signature: Any, app: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
-) -> Any:
+def send(signature: Any, app: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """Send what starts *signature*, and return the handle of what it comes to.
 
     ``app.send_calls`` takes the calls as they are made and may send them in batches; it returns when the broker has

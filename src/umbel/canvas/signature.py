@@ -189,9 +189,7 @@ class Signature(dict[str, Any]):
 
     # -- Changing ------------------------------------------------------------------------------------------------------
 
-    def clone(
-        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Self:
+    def clone(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """Return a copy with *args* before its own, and *kwargs* and *options* over them."""
         if args or kwargs or options:
             args, kwargs, options = merged(self, args or (), kwargs or {}, options)
@@ -258,9 +256,7 @@ class Signature(dict[str, Any]):
         links = [links] if isinstance(links, dict) else links
         return [self, *(found for link in links for found in maybe_signature(link, self._app).flatten_links())]
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
-    ) -> None:
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
         """Stamp it, and all that is in it or linked to it, with *headers* and what the *visitor* says."""
 
         def as_group(tasks: Any) -> Any:
