@@ -280,14 +280,14 @@ class RedisBroker:
         """Run the script that settles and claims; return its answer."""
         names, now = self._names, self._given_time()
         if claim is None:
-            keys, tail = self._turn_keys, orders.words([-1, 0, 0, 0])
+            keys, tail = self._turn_keys, orders.words([-1, 0, 0, 0, 0])
             return self._read_turn(orders, self._link.run(TURN, keys, now, *tail, timeout=timeout))
         queues = self._consumed
         if len(queues) > 1:  # so that each is the first in turn
             self._turned = (self._turned + 1) % len(queues)
             queues = queues[self._turned :] + queues[: self._turned]
         self._order = queues
-        words: list[Argument] = [limit, claim.lease, len(names.steps), claim.chords]
+        words: list[Argument] = [limit, claim.lease, len(names.steps), claim.chords, self._beyond(claim.lease)]
         suffix = f"|{self._nonce}|{claim.owner.replace('|', '/')}|"
         for queue in queues:
             words += (queue, _entry_tail(queue), suffix + queue)
@@ -306,6 +306,10 @@ class RedisBroker:
             self._changed = False
             self._link.drain()  # a change that came behind the look rings the bell
         return self._read_turn(orders, answer)
+
+    def _beyond(self, lease: float) -> float:
+        """Return by how much a *lease* is longer than Celery's workers wait: they then must see it in the future."""
+        return max(0.0, lease - self._names.visibility_timeout)
 
     def _read_turn(self, orders: Orders, answer: Any) -> Any:
         self._now = float(answer[0])
@@ -475,7 +479,10 @@ class RedisBroker:
             _, index, owned, *_ = self._turn_keys
             tags = [str(each.tag) for each in asked]
             lost.update(
-                asked[place] for place in self._link.run(RENEW, (index, owned), self._given_time(), lease, *tags)
+                asked[place]
+                for place in self._link.run(
+                    RENEW, (index, owned), self._given_time(), lease, self._beyond(lease), *tags
+                )
             )
         return tuple(each for each in leases if each in lost)
 

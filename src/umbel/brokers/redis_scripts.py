@@ -25,8 +25,8 @@ TURN: Final = Script(
 -- Settle, then claim. KEYS: unacked, unacked_index, leases, token, paused, revoked version, dead, dead letters,
 -- dead ids, ready chords, and for each consumed queue the lists of its steps and its delayed set.
 -- ARGV: now, number of settlements, their tags, number of words of orders, orders (settlement, count, and that many
--- times an operation), limit (-1: no claim), lease, steps, and for each queue its name, tail of an unacked entry and
--- tail of a tag.
+-- times an operation), limit (-1: no claim), lease, steps, ready chords wanted, seconds by which the lease is longer
+-- than what Celery's workers leave to others, and for each queue its name, tail of an unacked entry and tail of a tag.
 local unacked, index, leases = KEYS[1], KEYS[2], KEYS[3]
 local total = tonumber(ARGV[2])
 local held, refused, gone = {}, {}, {}
@@ -194,8 +194,8 @@ while at <= last do
 end
 
 local limit, lease, steps = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-local chords = tonumber(ARGV[at + 3])
-at = at + 4
+local chords, beyond = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+at = at + 5
 local answer = {stamp, refused, ready, false, false, false, false}
 if limit < 0 then return answer end
 
@@ -260,7 +260,7 @@ end
 
 if count > 0 then
   local token = call('INCRBY', KEYS[4], count) - count
-  local until_ = string.format('%.6f', now + lease)
+  local until_, seen_ = string.format('%.6f', now + lease), string.format('%.6f', now + beyond)
   local reply = {string.format('%.0f', token + 1)}
   local entries, scores, ends = {}, {}, {}
   local function write()
@@ -279,7 +279,7 @@ if count > 0 then
       local tag = string.format('%.0f', token) .. queue.tag
       size = size + 2
       entries[size - 1], entries[size] = tag, '[' .. message .. queue.entry
-      scores[size - 1], scores[size] = stamp, tag
+      scores[size - 1], scores[size] = seen_, tag
       ends[size - 1], ends[size] = until_, tag
       if size >= 1000 then write(); size = 0 end
     end
@@ -320,20 +320,21 @@ return {ready, due}
 RENEW: Final = Script(
     _NOW
     + """
--- Hold what is ours. KEYS: unacked_index, leases. ARGV: now, lease, tags. Returns the places of what is ours no longer.
-local until_ = string.format('%.6f', now + tonumber(ARGV[2]))
+-- Hold what is ours. KEYS: unacked_index, leases. ARGV: now, lease, seconds by which that is longer than what Celery's
+-- workers leave to others, tags. Returns the places of what is ours no longer.
+local until_, seen_ = string.format('%.6f', now + ARGV[2]), string.format('%.6f', now + ARGV[3])
 local lost = {}
-for first = 3, #ARGV, 1000 do
+for first = 4, #ARGV, 1000 do
   local last = math.min(#ARGV, first + 999)
   local scores = call('ZMSCORE', KEYS[1], unpack(ARGV, first, last))
   local seen, ends, size = {}, {}, 0
   for i = first, last do
     if scores[i - first + 1] then
       size = size + 2
-      seen[size - 1], seen[size] = stamp, ARGV[i]
+      seen[size - 1], seen[size] = seen_, ARGV[i]
       ends[size - 1], ends[size] = until_, ARGV[i]
     else
-      lost[#lost + 1] = i - 3
+      lost[#lost + 1] = i - 4
     end
   end
   if size > 0 then

@@ -118,6 +118,16 @@ def nap(seconds, name):
     return SIDE
 
 
+@app.task(name="proj.stubborn", acks_late=True)
+def stubborn(name):
+    """Run for ever the first time; whoever gets it then ends it."""
+    first = name not in Path(os.environ["INTEROP_RUNS"]).read_text()
+    note(f"{name} {SIDE}")
+    if first:
+        time.sleep(600)
+    return [SIDE, time.time()]
+
+
 @app.task(name="proj.mark")
 def mark(name):
     note(f"{name} {SIDE}")
