@@ -1,4 +1,5 @@
 import pickle
+import shelve
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -243,3 +244,21 @@ def test_another_time_zone_clears_the_file(app, tmp_path, caplog):
     assert again.schedule["a"].total_run_count == 0
     assert "Reset: tz changed from 'UTC' to 'Asia/Tokyo'" in caplog.text
     again.close()
+
+
+@pytest.mark.row("ALB-06")
+def test_a_file_that_celery_s_beat_wrote_is_read(app, tmp_path):
+    entries = {"a": ScheduleEntry("a", "t", NOW, 7, schedule(10)), "b": ScheduleEntry("b", "t", NOW, 8, crontab("*/5"))}
+    text = pickle.dumps(entries, protocol=2)
+    for ours, theirs in (("beat.entry", "beat"), ("schedules.base", "schedules"), ("schedules.crontab", "schedules")):
+        text = text.replace(f"cumbel.{ours}\n".encode(), f"ccelery.{theirs}\n".encode())
+    assert b"umbel" not in text
+    with shelve.open(str(tmp_path / "schedule")) as shelf:
+        shelf.dict[b"entries"] = text
+        shelf["__version__"], shelf["tz"], shelf["utc_enabled"] = "5.7.0", "UTC", True
+
+    app.conf.beat_schedule = {name: {"task": "t", "schedule": plan.schedule} for name, plan in entries.items()}
+    scheduler = PersistentScheduler(app, schedule_filename=str(tmp_path / "schedule"))
+
+    assert [(each.last_run_at, each.total_run_count) for each in scheduler.schedule.values()] == [(NOW, 7), (NOW, 8)]
+    scheduler.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
+import pickle
 import shelve
 from typing import Any, ClassVar, Final
 
+from umbel._names import symbol_by_name
 from umbel.app.version import __version__
 from umbel.beat.scheduler import Scheduler
 from umbel.exceptions import ImproperlyConfigured
@@ -18,10 +21,23 @@ _logger: Final = logging.getLogger("celery.beat")
 _BUSY: Final = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
 
 
+class _Unpickler(pickle.Unpickler):
+    """Reads what Celery's beat wrote, too: its classes are found here."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return symbol_by_name(f"{module}:{name}") if module.startswith("celery.") else super().find_class(module, name)
+
+
+class _Shelf(shelve.DbfilenameShelf[Any]):
+    def __getitem__(self: Any, key: str) -> Any:
+        if key not in self.cache:
+            self.cache[key] = _Unpickler(io.BytesIO(self.dict[key.encode()])).load()
+        return self.cache[key]
+
+
 class PersistentScheduler(Scheduler):
     """Keeps entries in a shelf: a dbm file whose name may get a suffix. One beat at a time may use it."""
 
-    persistence = shelve
     known_suffixes: ClassVar[tuple[str, ...]] = ("", ".db", ".dat", ".bak", ".dir")
     _store: Any = None
 
@@ -44,7 +60,7 @@ class PersistentScheduler(Scheduler):
         _logger.debug("Current schedule:\n%s", "\n".join(map(repr, entries.values())))
 
     def _open(self) -> Any:
-        return self.persistence.open(self.schedule_filename or "celerybeat-schedule", writeback=True)
+        return _Shelf(self.schedule_filename or "celerybeat-schedule", writeback=True)
 
     def _open_healthy(self) -> Any:
         """Open the shelf and read it; one that cannot be read is made anew."""
