@@ -98,7 +98,7 @@ class TestAmqpBroker(BrokerContract):
 class CappedClock:
     """The machine's time; what would take long is cut short: AMQP's own spans are all far below."""
 
-    longest = 2.0
+    longest = 1.5
 
     def __call__(self):
         return time.time()
