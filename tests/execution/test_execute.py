@@ -617,6 +617,39 @@ def test_a_lost_worker_is_a_failure_even_if_the_body_cannot_be_read(plan, make_e
     assert metas(outcome)[0]["result"] == {"exc": "WorkerLostError", "args": ["SIGKILL"]}
 
 
+@pytest.mark.row("API-103", "CFG-038")
+def test_a_lost_run_is_a_retry_if_the_task_wants_that_and_has_one_left(env, plan, delivery, metas, hooked, heard):
+    lost = WorkerLostError("SIGKILL")
+
+    outcome = conclude(env, plan(lambda x: x, **hooked), delivery([1]), lost, reason="child 7 died", retries=True)
+
+    assert (outcome.state, outcome.reason) == ("RETRY", "child 7 died")
+    (again,) = outcome.follow_ups
+    assert (again.message.id, again.message.retries, again.message.properties) == ("t1", 1, {"countdown": 180})
+    assert metas(outcome)[0]["result"] == {"exc": "WorkerLostError", "args": ["SIGKILL"]}
+    assert "on_retry" in names(heard)
+
+
+def test_a_lost_run_without_a_retry_left_has_failed(env, plan, delivery, metas):
+    lost = WorkerLostError("SIGKILL")
+
+    outcome = conclude(env, plan(lambda x: x, max_retries=0), delivery([1]), lost, retries=True)
+
+    assert (outcome.state, outcome.follow_ups) == ("FAILURE", ())
+    assert metas(outcome)[0]["result"] == {"exc": "WorkerLostError", "args": ["SIGKILL"]}
+
+
+def test_hooks_of_ends_that_no_run_reports_can_be_left_for_later(env, plan, delivery, hooked, heard):
+    later = []
+
+    outcome = conclude(env, plan(lambda x: x, **hooked), delivery([1]), TimeLimitExceeded(30), aside=later.append)
+
+    assert (outcome.state, names(heard)) == ("FAILURE", [])
+    (call,) = later
+    call()
+    assert names(heard) == ["on_failure", "task_failure", "after_return"]
+
+
 # -- eager
 
 

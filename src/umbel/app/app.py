@@ -703,9 +703,11 @@ class Umbel:
         """Return what a chord comes to that is complete."""
         return self._own_plans.fire(ready)
 
-    def conclude(self, delivery: Delivery, why: str, evidence: str) -> Outcome:
+    def conclude(
+        self, delivery: Delivery, why: str, evidence: str, aside: Callable[[Callable[[], object]], None] | None = None
+    ) -> Outcome:
         """Return the outcome of a delivery that no user code will report; *why* is a value of `worker.orders.Why`."""
-        return self._own_plans.conclude(delivery, why, evidence)
+        return self._own_plans.conclude(delivery, why, evidence, aside)
 
     def started_record(self, delivery: Delivery, pid: int, hostname: str) -> Record | None:
         """Return the STARTED record of a task that wants one."""

@@ -64,12 +64,23 @@ class Plans:
             plan = self._known[name] = plan_task(task, self.env, base=Task)
         return plan
 
-    def conclude(self, delivery: Delivery, why: str, evidence: str) -> Outcome:
-        """Return the outcome of a delivery that no user code will report; *why* is a value of `worker.orders.Why`."""
+    def conclude(
+        self, delivery: Delivery, why: str, evidence: str, aside: Callable[[Callable[[], object]], None] | None = None
+    ) -> Outcome:
+        """Return the outcome of a delivery that no user code will report; *why* is a value of `worker.orders.Why`.
+
+        What users want done about it is done at once, or given to *aside*.
+        """
         if not delivery.message.id:  # so damaged that nobody can be told; the dead-letter set keeps it
             return Outcome(state=FAILURE, reason=evidence or delivery.invalid or why)
         exc = _CONCLUSIONS[why](delivery, evidence)
-        return conclude(self.env, self.find(delivery.message.task), delivery, exc, reason=evidence)
+        plan = self.find(delivery.message.task)
+        retries = why == "worker-lost" and plan is not None and self._retries_lost(plan.task)
+        return conclude(self.env, plan, delivery, exc, reason=evidence, retries=retries, aside=aside)
+
+    def _retries_lost(self, task: Any) -> bool:
+        own = getattr(task, "retry_on_worker_lost", None)
+        return bool(self._app.conf.task_retry_on_worker_lost if own is None else own)
 
     def fire(self, ready: ReadyChord) -> Outcome:
         """Return what a chord comes to that is complete."""

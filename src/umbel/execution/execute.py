@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import copy_context
+from functools import partial
 from types import CoroutineType
 from typing import Any, Final, TypeAlias
 
@@ -38,7 +39,7 @@ from umbel.execution.outcome import Outcome
 from umbel.execution.plan import Environment, TaskPlan
 from umbel.execution.record import make_record
 from umbel.execution.request import Request
-from umbel.execution.retry import retry_by_itself
+from umbel.execution.retry import retry, retry_by_itself
 from umbel.wire.chord import ChordPart, ChordSize
 from umbel.wire.record import Record
 
@@ -89,13 +90,21 @@ def execute_request(plan: TaskPlan, request: Request) -> Ended:
 
 
 def conclude(
-    env: Environment, plan: TaskPlan | None, delivery: Delivery, exc: BaseException, *, reason: str = ""
+    env: Environment,
+    plan: TaskPlan | None,
+    delivery: Delivery,
+    exc: BaseException,
+    *,
+    reason: str = "",
+    retries: bool = False,
+    aside: Callable[[Callable[[], object]], None] | None = None,
 ) -> Outcome:
     """Return the outcome of a delivery that no run will report, for the worker's parent.
 
     *exc* says what happened: `TaskRevokedError` (revoked, expired, terminated) makes it REVOKED, everything else
     FAILURE. *plan* is None when the task is unknown here. *reason* is a line for people instead of the exception's.
-    The task's `on_failure` and its errbacks are called here where the run itself can no longer do it (API-182).
+    *retries*: it counts as a retry of the task, as long as it has one left. The task's hooks and its errbacks are
+    called here where the run itself can no longer do it (API-182), or given to *aside*, which calls them later.
     """
     try:
         args, kwargs, embed = env.read(delivery.message)
@@ -104,23 +113,43 @@ def conclude(
     request = Request.of_delivery(delivery, args, kwargs, embed, hostname=env.hostname)
     if isinstance(exc, TaskRevokedError):
         ended = _revoked(env, plan, request, exc)
-        if signals.task_revoked.receivers:
-            how = str(exc)
-            signals.task_revoked.send(
-                plan.task if plan else request.task,
-                request=request,
-                terminated=how == "terminated",
-                signum=None,
-                expired=how == "expired",
-            )
     else:
         try:
-            ended = _failed(env, plan, request, exc)
+            ended = _retried_or_failed(env, plan, request, exc) if retries else _failed(env, plan, request, exc)
         except Exception as internal:  # noqa: BLE001 - as in `_ended_by`
             ended = _broken(env, plan, request, internal)
+    tell = partial(_tell_of_conclusion, plan, request, ended)
+    if aside is None:
+        tell()
+    else:
+        aside(tell)
+    outcome = _with_outbox(ended, request).outcome
+    return msgspec.structs.replace(outcome, reason=reason) if reason else outcome
+
+
+def _retried_or_failed(env: Environment, plan: TaskPlan | None, request: Request, exc: BaseException) -> Ended:
+    if plan is None:
+        return _failed(env, plan, request, exc)
+    try:
+        told = retry(plan.task, request, exc=exc, throw=False)
+    except Exception as instead:  # noqa: BLE001 - exhausted: the exception itself, or the Reject of an unsent retry
+        return _failed(env, plan, request, instead)
+    return _retried(plan, request, told)
+
+
+def _tell_of_conclusion(plan: TaskPlan | None, request: Request, ended: Ended) -> None:
+    if not isinstance(ended.retval, TaskRevokedError):
         if plan is not None:
             _drive(_after_failure(plan, request, ended))
-    return msgspec.structs.replace(ended.outcome, reason=reason) if reason else ended.outcome
+    elif signals.task_revoked.receivers:
+        how = str(ended.retval)
+        signals.task_revoked.send(
+            plan.task if plan else request.task,
+            request=request,
+            terminated=how == "terminated",
+            signum=None,
+            expired=how == "expired",
+        )
 
 
 def _read(plan: TaskPlan, delivery: Delivery) -> Request | Outcome:

@@ -44,7 +44,7 @@ from umbel.pools.frames import (
     send,
 )
 from umbel.pools.interrupts import SOFT_SIGNAL
-from umbel.pools.process import Child, State, Waiting
+from umbel.pools.process import Child, OutOfMemory, State, Waiting
 from umbel.pools.zygote import Exited, Failed, Forked, Order, Seed, Zygote, describe_exit, open_descriptors
 
 __all__ = ["ChildrenPool"]
@@ -120,6 +120,7 @@ class ChildrenPool:
         self._told = ""  # the last traceback that was logged
         self._replaced: Counter[str] = Counter()
         self._broken = ""  # why we give up
+        self._oom = OutOfMemory()
         self._is_stopping = False
 
     # -- the port
@@ -673,7 +674,7 @@ class ChildrenPool:
         if child.died_of:
             how += f", as {child.died_of}"
         elif exitcode == -signal.SIGKILL:
-            how += " (not by us: out of memory?)"
+            how += " (not by us)" if not self._oom.has_struck() else " (by the kernel: out of memory)"
         running = child.inflight
         if not child.died_of and (running or child.state is not State.LEAVING):
             self._count_death(how)

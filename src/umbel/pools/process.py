@@ -7,12 +7,13 @@ import os
 import select
 import signal
 from enum import Enum
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from umbel.pools.base import Job
 from umbel.pools.frames import NOW, pair, receive, tag_decoder
 
-__all__ = ["Child", "State", "Waiting"]
+__all__ = ["Child", "OutOfMemory", "State", "Waiting"]
 
 _decode: Final = tag_decoder().decode
 
@@ -135,3 +136,23 @@ class Child:
         self.control.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
+
+
+class OutOfMemory:
+    """What the kernel says of processes that it has killed for want of memory."""
+
+    def __init__(self) -> None:
+        self._seen = _oom_kills()
+
+    def has_struck(self) -> bool:
+        """Return whether it has killed any since this was last asked."""
+        seen, self._seen = self._seen, _oom_kills()
+        return self._seen > seen
+
+
+def _oom_kills() -> int:
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

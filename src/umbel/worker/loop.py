@@ -20,7 +20,18 @@ from umbel.pools.base import Pool
 from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
 from umbel.worker.core import WorkerState, is_over, next_timer, room, step
-from umbel.worker.facts import Arrived, Concluded, Fact, LeasesLost, Reported, Reserved, Resized, Ticked, Withdrawn
+from umbel.worker.facts import (
+    Arrived,
+    Concluded,
+    Fact,
+    LeasesLost,
+    Manner,
+    Reported,
+    Reserved,
+    Resized,
+    Ticked,
+    Withdrawn,
+)
 from umbel.worker.orders import (
     Acknowledge,
     Conclude,
@@ -51,6 +62,7 @@ _LOOK: Final = 5.0  # seconds: an idle worker asks the broker that often even if
 _SWEPT: Final = 10  # forgotten chords taken at such a look
 _LOOK_ALERT: Final = 0.5  # the same, once wake-ups were found missing
 _MISSED: Final = 3  # unwoken finds in a row until we say so
+_FAREWELL: Final = 10.0  # seconds that a worker which has stopped waits for a broker that is away
 _BACKOFF: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between attempts to get the broker back
 
 
@@ -133,6 +145,7 @@ class Loop:
         self._down_since: float | None = None
         self._attempts = 0
         self._retry_at = 0.0
+        self._give_up_at: float | None = None  # monotonic: when to stop waiting for a broker that is away
 
     def post(self, fact: Fact) -> None:
         """Let the loop learn *fact* at its next turn, which comes at once."""
@@ -166,7 +179,7 @@ class Loop:
     def run(self) -> None:
         """Work until the core says that it is over and all is settled."""
         try:
-            while not (is_over(self.state) and not self._unsettled):
+            while not self._is_over():
                 self._turn()
         finally:
             self._selector.close()
@@ -186,8 +199,28 @@ class Loop:
         while self._questions:
             _answer(*self._questions.popleft())
         self._exchange(now)
-        if not (is_over(self.state) and not self._unsettled):
+        if not self._is_over():
             self._wait()
+
+    def _is_over(self) -> bool:
+        if not is_over(self.state):
+            return False
+        if not self._unsettled:
+            return True
+        if self._down_since is None:
+            return False
+        # Nothing is left to do but to tell a broker that is away.
+        now = time.monotonic()
+        if self._give_up_at is None:
+            self._give_up_at = now + (_FAREWELL if self.state.stopping is not Manner.COLD else 0.0)
+        if now < self._give_up_at:
+            return False
+        _logger.error(
+            "stopped while the broker was away: what became of %d task(s) could not be stored; they will run again",
+            sum(1 for one in self._unsettled if one.lease is not None),
+        )
+        self._unsettled = []
+        return True
 
     # -- orders
 
@@ -421,6 +454,7 @@ class Loop:
             moments.append(now + pool_timer)
         if self._down_since is not None:
             moments.append(self._retry_at)
+            moments.append(self._give_up_at)
         elif self._connection.settler.counts:
             moments.append(self._sweep_at)
         if wants:

@@ -25,10 +25,11 @@ from umbel.pools.kinds import make_pool
 from umbel.pools.solo import SoloPool
 from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
+from umbel.worker.aside import Aside
 from umbel.worker.commands import is_stamped
 from umbel.worker.core import Rules, WorkerState
 from umbel.worker.desk import Desk
-from umbel.worker.facts import Fact, Manner, Stopped
+from umbel.worker.facts import Autoscaled, Fact, Manner, Stopped
 from umbel.worker.health import pages
 from umbel.worker.http import Health, address_of
 from umbel.worker.ledger import Ledger
@@ -43,6 +44,7 @@ __all__ = ["Application", "Worker"]
 
 _logger: Final = logging.getLogger("celery.worker")
 _HEARTBEAT: Final = 2.0  # seconds between heartbeats
+_FAREWELL: Final = 5.0  # seconds that hooks of lost tasks may take when all else has ended
 
 T = TypeVar("T")
 
@@ -68,8 +70,13 @@ class Application(Protocol):
     def make_runner(self, hostname: str) -> Runner:
         """Return what runs deliveries in the pool's children."""
 
-    def conclude(self, delivery: Delivery, why: str, evidence: str) -> Outcome:
-        """Return the outcome of a delivery that no user code will report; *why* is a value of `orders.Why`."""
+    def conclude(
+        self, delivery: Delivery, why: str, evidence: str, aside: Callable[[Callable[[], object]], None] | None = None
+    ) -> Outcome:
+        """Return the outcome of a delivery that no user code will report; *why* is a value of `orders.Why`.
+
+        What users want done about it is given to *aside*.
+        """
 
     def fire(self, ready: ReadyChord) -> Outcome:
         """Return what a chord comes to that is complete."""
@@ -101,6 +108,7 @@ class Worker:
         soft_time_limit: float | None = None,
         max_tasks_per_child: int | None = None,
         max_memory_per_child: int | None = None,
+        autoscale: str | tuple[int, int] | None = None,
         prefetch_multiplier: int | None = None,
         task_events: bool | None = None,
         http: str | None = None,
@@ -124,6 +132,7 @@ class Worker:
             soft_time_limit: soft limit, seconds, of tasks that have none.
             max_tasks_per_child: a child is replaced after so many tasks.
             max_memory_per_child: KiB; a child that has grown beyond it is replaced.
+            autoscale: most and least slots, "10,3": the pool grows with its load and shrinks after a rest.
             prefetch_multiplier: deliveries held for each slot at the most; None or 0 = as many as run in a moment.
             task_events: tell monitors what becomes of tasks.
             http: serve health and metrics here, ":9100" for example.
@@ -141,7 +150,12 @@ class Worker:
         app.amqp.queues.select(queues)
         app.amqp.queues.deselect(exclude_queues)
         self.pool_kind = pool or conf.worker_pool
-        self.concurrency = _cores(concurrency if concurrency not in (None, 0) else conf.worker_concurrency)
+        self.autoscale = _bounds(autoscale)
+        self.concurrency = (
+            max(1, self.autoscale[1])
+            if self.autoscale is not None
+            else _cores(concurrency if concurrency not in (None, 0) else conf.worker_concurrency)
+        )
         self.processes = processes or conf.worker_processes
         self.time_limit = conf.task_time_limit if time_limit is None else time_limit
         self.soft_time_limit = conf.task_soft_time_limit if soft_time_limit is None else soft_time_limit
@@ -161,8 +175,10 @@ class Worker:
             max_memory_per_child=max_memory_per_child or conf.worker_max_memory_per_child,
             on_init=self._send_worker_init,
             on_fork=self._send_before_fork,
+            start_timeout=conf.worker_proc_alive_timeout if conf.value_set_for("worker_proc_alive_timeout") else 60.0,
             title=f"[umbel: {self.hostname}:{{process}}]",
         )
+        self.aside = Aside()
         self.ledger = Ledger(app.tasks.__contains__)
         self.teller = Teller(
             app.events.packer(self.hostname),
@@ -308,10 +324,12 @@ class Worker:
                 soft_limit=self.soft_time_limit,
                 hard_limit=self.time_limit,
             ),
-            rules=self._rules,
+            rules=msgspec.structs.replace(self._rules, delays=broker.features.delayed),
             announces=self.teller.enabled,
         )
         self._loop = Loop(connection=connection, pool=self.pool, state=state, tasks=_Tasks(self), owner=self.hostname)
+        if self.autoscale is not None:
+            self._loop.post(Autoscaled(*self.autoscale))
         for fact in self._asked:
             self._loop.post(fact)
         try:
@@ -329,6 +347,7 @@ class Worker:
         finally:
             self.consumer_blueprint.stop(self)
             self.desk.stop()
+            self.aside.stop(_FAREWELL)
             connection.close()
 
     def _run_solo(self, pool: SoloPool, loop: Loop) -> None:
@@ -406,12 +425,13 @@ class _Tasks:
     def __init__(self, worker: Worker) -> None:
         self._app = worker.app
         self._hostname = worker.hostname
+        self._aside = worker.aside
         self._ledger = worker.ledger
         self._teller = worker.teller
         self._desk = worker.desk
 
     def conclude(self, delivery: Delivery, why: Why, evidence: str) -> Outcome:
-        return self._app.conclude(delivery, why.value, evidence)
+        return self._app.conclude(delivery, why.value, evidence, self._aside)
 
     def fire(self, ready: ReadyChord) -> Settlement:
         outcome = self._app.fire(ready)
@@ -484,6 +504,16 @@ def _rules(conf: Any, prefetch_multiplier: int | None, concurrency: int) -> Rule
         eta_limit=conf.worker_eta_task_limit or default.eta_limit,
         discard=discard,
     )
+
+
+def _bounds(wanted: str | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the most and the least slots of an autoscaled pool; "max,min", or "max" alone."""
+    if not wanted:
+        return None
+    if isinstance(wanted, str):
+        numbers = [int(number) for number in wanted.split(",")]
+        wanted = numbers[0], numbers[1] if len(numbers) > 1 else 0
+    return max(wanted), max(0, min(wanted))
 
 
 def _cores(wanted: int | str | None) -> int:

@@ -724,7 +724,7 @@ class ProcessPoolContract(PoolContract):
             (["exit", 5], "exited with status 5", 5),
             (["exit", 0], "exited with status 0", 0),
             (["kill", int(signal.SIGALRM)], "SIGALRM", -signal.SIGALRM),
-            (["kill", int(signal.SIGKILL)], "out of memory?", -signal.SIGKILL),
+            (["kill", int(signal.SIGKILL)], "killed by SIGKILL (", -signal.SIGKILL),
         ],
     )
     def test_a_job_that_ends_its_process_is_lost_by_its_own_fault(
