@@ -89,12 +89,12 @@ def parse_address(url: str, options: Mapping[str, Any]) -> Address:
     said = {**query, **options}
     path = None
     if scheme in {"redis+socket", "unix", "socket"}:
-        path = unquote(parts.netloc + parts.path)
+        path = unquote(parts.netloc.rpartition("@")[2] + parts.path)
         database = said.get("virtual_host") or said.get("db") or 0
     else:
         database = unquote(parts.path).strip("/") or said.get("virtual_host") or said.get("db") or 0
     port = _SENTINEL_PORT if scheme == "sentinel" else _PORT
-    hosts = [_host(parts, port, first)]
+    hosts = [_host(parts, port, first)] if path is None else []
     hosts += [_host(urlsplit(other if "://" in other else f"{scheme}://{other}"), port, other) for other in others]
     sentinel = said.get("sentinel_kwargs") or {}
     master = said.get("master_name") or said.get("service_name")
@@ -111,7 +111,7 @@ def parse_address(url: str, options: Mapping[str, Any]) -> Address:
     username, password = _credentials(parts, said)
     timeout = _seconds(said.get("socket_timeout"), _TIMEOUT)
     return Address(
-        hosts=tuple(hosts) if path is None else (),
+        hosts=tuple(hosts),
         path=path,
         database=_database(database, url),
         username=username,

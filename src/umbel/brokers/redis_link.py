@@ -141,8 +141,7 @@ class Link:
         except OSError as exc:
             raise self._lost(exc, sent=True) from exc
         except self._hiredis.ProtocolError as exc:
-            self.close()
-            raise BrokerUnusable(f"what answers at {self.address.shown} is no Redis server: {exc}") from exc
+            raise self._stranger(exc) from exc
         except BaseException:
             self.close()  # a reply is still on its way, and would be taken for that of the next command
             raise
@@ -325,6 +324,8 @@ class Link:
                 self._ask(b"SELECT", address.database)
         except OSError as exc:
             raise self._lost(exc, sent=False) from exc
+        except self._hiredis.ProtocolError as exc:
+            raise self._stranger(exc) from exc
         except BaseException:
             self.close()
             raise
@@ -349,6 +350,10 @@ class Link:
         if isinstance(exc, TimeoutError):
             return LinkLost(f"{where} did not answer within {self._deadline:g} s", sent=sent)
         return LinkLost(f"{where} cannot be reached: {exc.strerror or exc}", sent=sent)
+
+    def _stranger(self, exc: Exception) -> OperationalError:
+        self.close()
+        return BrokerUnusable(f"what answers at {self.address.shown} is no Redis server: {exc}")
 
     def _refused(self, text: str) -> OperationalError:
         """Return what an error reply means, and whose move it is."""

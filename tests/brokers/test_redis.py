@@ -1,0 +1,326 @@
+"""What lies on a Redis server while umbel uses it, seen with other eyes; and what Celery's workers do beside us."""
+
+import json
+import threading
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from umbel.brokers.base import Bury, Claim, Publication, Release
+from umbel.brokers.redis import RedisBroker
+from umbel.brokers.redis_address import parse_address
+from umbel.brokers.redis_names import Names
+from umbel.contrib.testing.contracts.calls import call, finish, is_woken, lease_of, send, to
+from umbel.wire.message import Message, Route
+from umbel.wire.topology import Binding, Exchange, QueueSpec, Topology
+
+pytestmark = pytest.mark.service("redis", "A")
+
+SEP = "\x06\x16"
+
+
+@pytest.fixture
+def prefix():
+    return f"t{uuid.uuid4().hex[:12]}."
+
+
+@pytest.fixture
+def eye(service_url):
+    with redis.Redis.from_url(service_url("redis"), decode_responses=True) as server:
+        yield server
+
+
+@pytest.fixture
+def open_broker(service_url, prefix):
+    opened = []
+
+    def make(*queues, **options):
+        names = Names.of({"global_keyprefix": prefix, **options})
+        opened.append(RedisBroker(parse_address(service_url("redis"), {}), names))
+        if queues:
+            opened[-1].consume(queues)
+        return opened[-1]
+
+    yield make
+    for broker in opened:
+        broker.close()
+
+
+def claim(broker, limit=10, settlements=()):
+    return broker.settle(settlements, Claim(limit=limit, lease=30.0, owner="node-1")).deliveries
+
+
+@pytest.mark.row("PRT-115", "PRT-116", "PRT-118", "PRT-119")
+def test_a_message_lies_in_kombus_list_in_kombus_envelope(open_broker, eye, prefix):
+    broker = open_broker()
+    send(broker, "q", "1")
+    send(broker, "q", "2", priority=7)
+
+    (first,), (second,) = eye.lrange(f"{prefix}q", 0, -1), eye.lrange(f"{prefix}q{SEP}6", 0, -1)
+
+    envelope = json.loads(first)
+    assert list(envelope) == ["body", "content-encoding", "content-type", "headers", "properties"]
+    assert envelope["properties"] | {"delivery_tag": ""} == {
+        "correlation_id": "1", "reply_to": "", "delivery_mode": 2, "priority": 0, "body_encoding": "base64",
+        "delivery_info": {"exchange": "", "routing_key": "q"}, "delivery_tag": "",
+    }  # fmt: skip
+    assert uuid.UUID(envelope["properties"]["delivery_tag"])
+    assert json.loads(second)["properties"]["priority"] == 7
+
+
+@pytest.mark.row("PRT-125", "PRT-126")
+def test_what_is_claimed_lies_where_celery_would_find_it(open_broker, eye, prefix):
+    broker = open_broker("q")
+    send(broker, "q", "1")
+    (message,) = eye.lrange(f"{prefix}q", 0, -1)
+    before = time.time()
+    (delivery,) = claim(broker)
+
+    ((tag, entry),) = eye.hgetall(f"{prefix}unacked").items()
+    assert (tag, entry) == (delivery.tag, f'[{message}, "", "q"]')
+    assert before - 5 < eye.zscore(f"{prefix}unacked_index", tag) < time.time() + 5
+    assert eye.llen(f"{prefix}q") == 0
+
+    broker.settle([finish(delivery)])
+    assert not eye.exists(f"{prefix}unacked", f"{prefix}unacked_index", f"{prefix}umbel.leases")
+
+
+def test_renewing_keeps_celerys_workers_from_what_we_run(open_broker, eye, prefix):
+    broker = open_broker("q")
+    send(broker, "q", "1")
+    (delivery,) = claim(broker)
+    eye.zadd(f"{prefix}unacked_index", {delivery.tag: time.time() - 3000})
+
+    assert broker.renew([lease_of(delivery)], 30.0) == ()
+
+    assert eye.zscore(f"{prefix}unacked_index", delivery.tag) > time.time() - 60
+
+
+def test_what_celery_took_back_from_us_is_ours_no_more(open_broker, eye, prefix):
+    broker = open_broker("q")
+    send(broker, "q", "1")
+    (delivery,) = claim(broker)
+    eye.zrem(f"{prefix}unacked_index", delivery.tag)
+    eye.hdel(f"{prefix}unacked", delivery.tag)
+
+    assert broker.renew([lease_of(delivery)], 30.0) == (lease_of(delivery),)
+    assert broker.settle([finish(delivery)]).refused == (lease_of(delivery),)
+
+
+@pytest.mark.row("PRT-127")
+def test_what_a_foreign_worker_lost_comes_back_marked_as_delivered_before(open_broker, eye, prefix):
+    sender = open_broker()
+    send(sender, "q", "lost", "held", priority=3)
+    now = time.time()
+    for age in (4000, 10):  # as kombu takes messages
+        message = eye.rpop(f"{prefix}q{SEP}3")
+        tag = json.loads(message)["properties"]["delivery_tag"]
+        eye.hset(f"{prefix}unacked", tag, f'[{message}, "", "q"]')
+        eye.zadd(f"{prefix}unacked_index", {tag: now - age})
+    broker = open_broker("q")
+
+    (delivery,) = claim(broker)
+
+    assert (delivery.message.id, delivery.redelivered, delivery.crashes) == ("lost", True, 0)
+    assert broker.sizes()["q"].claimed == 2
+    assert eye.hlen(f"{prefix}unacked") == 2
+
+
+@pytest.mark.row("PRT-127", "PRT-120")
+def test_what_a_foreign_worker_lost_goes_back_by_exchange_and_key(open_broker, eye, prefix):
+    broker = open_broker("q")
+    broker.declare(Topology.of(Exchange("x"), QueueSpec("q"), Binding("x", "q", "key")))
+    broker.publish([Publication(message=call("1"), route=Route("x", "key"))])
+    message = eye.rpop(f"{prefix}q")
+    eye.hset(f"{prefix}unacked", "tag", f'[{message}, "x", "key"]')
+    eye.zadd(f"{prefix}unacked_index", {"tag": time.time() - 4000})
+
+    (delivery,) = claim(broker)
+
+    assert (delivery.message.id, delivery.route) == ("1", Route("x", "key"))
+
+
+@pytest.mark.row("PRT-120", "PRT-121", "PRT-122", "PRT-123")
+def test_bindings_are_stored_as_kombu_does(open_broker, eye, prefix):
+    broker = open_broker()
+    broker.declare(
+        Topology.of(
+            Exchange("d"), Exchange("t", "topic"), QueueSpec("q"), QueueSpec("r", expires=10.0, auto_delete=True),
+            Binding("d", "q", "key"), Binding("t", "q", "eu.*.#"), Binding("d", "r", "key"),
+        )
+    )  # fmt: skip
+
+    assert eye.smembers(f"{prefix}_kombu.binding.d") == {f"key{SEP}{SEP}q", f"key{SEP}{SEP}r"}
+    assert eye.smembers(f"{prefix}_kombu.binding_permanent.d") == {f"key{SEP}{SEP}q"}
+    assert eye.smembers(f"{prefix}_kombu.binding.t") == {f"eu.*.#{SEP}^eu\\.[^\\.]+\\..*?${SEP}q"}
+    deadline = eye.zscore(f"{prefix}_kombu.binding_deadlines", "d") / 1000
+    assert 3500 < deadline - time.time() < 3700
+
+
+@pytest.mark.row("PRT-130", "PRT-131")
+def test_what_goes_to_all_is_published_on_kombus_channel(open_broker, eye, prefix, service_url):
+    database = service_url("redis").rpartition("/")[2]
+    broker = open_broker()
+    broker.declare(Topology.of(Exchange("celeryev", "fanout"), Exchange("celery.pidbox", "fanout")))
+    with eye.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.psubscribe(f"{prefix}/{database}.celery*")
+        listener.get_message(timeout=5)
+
+        event = Message(id="", task="", body=b"{}", headers={"hostname": "n"}, delivery_mode=1)
+        broker.publish([Publication(message=event, route=Route("celeryev", "worker.heartbeat"))])
+        broker.publish([Publication(message=event, route=Route("celery.pidbox", ""))])
+
+        found = {}
+        until = time.monotonic() + 10
+        while len(found) < 2 and time.monotonic() < until:
+            if each := listener.get_message(timeout=1):
+                found[each["channel"]] = json.loads(each["data"])
+    assert set(found) == {f"{prefix}/{database}.celeryev/worker.heartbeat", f"{prefix}/{database}.celery.pidbox"}
+    assert all(each["headers"] == {"hostname": "n"} for each in found.values())
+
+
+@pytest.mark.row("PRT-131")
+def test_events_with_a_pattern_are_filtered_by_the_server(open_broker):
+    reader = open_broker()
+    event = Message(id="", task="", body=b"{}", delivery_mode=1)
+    queue = QueueSpec("celeryev.1", auto_delete=True, expires=60.0)
+    reader.declare(Topology.of(Exchange("celeryev", "fanout"), queue, Binding("celeryev", "celeryev.1", "worker.#")))
+    reader.consume(["celeryev.1"])
+    sender = open_broker()
+    for key in ("task.sent", "worker.online", "worker.heartbeat"):
+        sender.publish([Publication(message=event, route=Route("celeryev", key))])
+
+    deliveries = claim(reader)
+
+    assert [each.route.routing_key for each in deliveries] == ["worker.online", "worker.heartbeat"]
+    assert [(each.invalid, each.message.task) for each in deliveries] == [(None, "")] * 2
+    assert reader.settle([finish(each) for each in deliveries]).refused == ()
+
+
+@pytest.mark.row("PRT-133", "PRT-239")
+def test_a_reply_finds_its_reader_and_leaves_nothing_behind(open_broker, eye, prefix):
+    reader = open_broker()
+    name = "1234.reply.celery.pidbox"
+    queue = QueueSpec(name, durable=False, exclusive=True, auto_delete=True, expires=10.0)
+    exchange = Exchange("reply.celery.pidbox", durable=False)
+    reader.declare(Topology.of(exchange, queue, Binding("reply.celery.pidbox", name, "1234")))
+    reader.consume([name])
+    reply = Message(id="", task="", body=b'{"n": {"ok": "pong"}}', headers={"ticket": "t"}, delivery_mode=1)
+    open_broker().publish([Publication(message=reply, route=Route("reply.celery.pidbox", "1234"))])
+
+    assert 0 < eye.pttl(f"{prefix}{name}") <= 60_000
+    (delivery,) = claim(reader)
+    assert (delivery.message.body, delivery.message.headers) == (reply.body, {"ticket": "t"})
+    reader.settle([finish(delivery)])
+    reader.close()
+
+    left = {key.removeprefix(prefix) for key in eye.keys(f"{prefix}*")}
+    assert left == {"umbel.exchanges", "umbel.token", "_kombu.binding_deadlines"}
+
+
+@pytest.mark.row("PRT-056", "TB-118")
+def test_a_delayed_message_lies_in_the_list_unless_one_of_us_consumes(open_broker, eye, prefix):
+    sender = open_broker()
+    later = datetime.now(UTC) + timedelta(hours=1)
+    send(sender, "q", "for celery", eta=later)
+    assert (eye.llen(f"{prefix}q"), eye.exists(f"{prefix}umbel.delayed.q")) == (1, 0)
+
+    broker = open_broker("q")
+    send(sender, "q", "for umbel", eta=later)
+    assert (eye.llen(f"{prefix}q"), eye.zcard(f"{prefix}umbel.delayed.q")) == (1, 1)
+
+    assert claim(broker) == ()
+    assert (eye.llen(f"{prefix}q"), eye.zcard(f"{prefix}umbel.delayed.q")) == (0, 2)
+    assert all(abs(due - later.timestamp()) < 2 for _, due in eye.zrange(f"{prefix}umbel.delayed.q", 0, -1, "", True))
+    broker.close()
+    send(sender, "q", "for celery again", eta=later)
+    assert eye.llen(f"{prefix}q") == 1
+
+
+def test_crashes_are_noted_in_a_header_that_others_pass_on(open_broker, eye, prefix):
+    broker = open_broker("q")
+    send(broker, "q", "1", headers={"mine": "yes"})
+    (delivery,) = claim(broker)
+    broker.settle([finish(delivery, Release(counted=True, evidence="killed by signal 9"))])
+
+    headers = json.loads(eye.lindex(f"{prefix}q", 0))["headers"]
+    assert (headers["umbel-crashes"], headers["redelivered"], headers["mine"]) == (["killed by signal 9"], True, "yes")
+    (again,) = claim(broker)
+    assert (again.message.headers, again.crashes) == ({"mine": "yes"}, 1)
+
+
+@pytest.mark.row("PRT-126")
+def test_a_released_message_is_marked_as_kombu_does(open_broker, eye, prefix):
+    broker = open_broker("q")
+    send(broker, "q", "1", priority=6)
+    (delivery,) = claim(broker)
+    broker.settle([finish(delivery, Release())])
+
+    envelope = json.loads(eye.lindex(f"{prefix}q{SEP}6", -1))
+    assert envelope["headers"]["redelivered"] is True
+    assert envelope["properties"]["delivery_info"]["redelivered"] is True
+
+
+@pytest.mark.parametrize("what", ["publish", "release", "follow-up"])
+def test_a_wake_up_that_comes_with_a_reply_is_not_lost(open_broker, what):
+    """A push may arrive in the same packet as the reply to a command that is no claim."""
+    rounds = 300
+    waiting, other = open_broker("q", "own"), open_broker("q")
+    seen = threading.Semaphore(0)
+
+    def bring():
+        held = None
+        for number in range(rounds):
+            if what == "publish" or number % 2 == 0:
+                send(other, "q", f"{number}")
+            elif what == "release":
+                other.publish([to("mine", f"{number}")])
+                other.settle([finish(held, Release())] if held else [])
+                send(other, "q", f"{number}")
+            else:
+                send(other, "q", f"{number}")
+            assert seen.acquire(timeout=20), f"message {number} was never seen"
+
+    thread = threading.Thread(target=bring)
+    thread.start()
+    count = 0
+    while count < rounds:
+        found = claim(waiting, 3)
+        for delivery in found:
+            count += 1
+            seen.release()
+            waiting.settle([finish(delivery)])  # no claim: its reply may come together with a push
+        if not found and count < rounds:
+            assert is_woken(waiting), f"after {count} messages nobody woke us"
+    thread.join()
+
+
+def test_nothing_is_left_when_all_work_is_done(open_broker, eye, prefix):
+    broker, sender = open_broker("q"), open_broker()
+    sender.publish([to("q", f"{number}") for number in range(500)])
+    sender.publish([to("q", "soon", eta=datetime.now(UTC) + timedelta(seconds=0.1))])
+    done = 0
+    while done < 501:
+        deliveries = claim(broker, 100)
+        broker.settle([finish(each, Release(front=False) if done < 100 and not each.redelivered else None)
+                       for each in deliveries])  # fmt: skip
+        done += sum(each.redelivered or done >= 100 for each in deliveries)
+        if not deliveries:
+            is_woken(broker, min(1.0, broker.next_due() or 1.0))
+    broker.close()
+
+    left = {key.removeprefix(prefix) for key in eye.keys(f"{prefix}*")}
+    assert left == {"umbel.queues", "umbel.token"}
+
+
+def test_a_discarded_dead_letter_leaves_nothing(open_broker, eye, prefix):
+    broker = open_broker("q")
+    send(broker, "q", "1")
+    (delivery,) = claim(broker)
+    broker.settle([finish(delivery, Bury(reason="rejected"))])
+    assert [letter.id for letter in broker.dead()] == ["1"]
+    assert broker.discard(["1"]) == 1
+    assert not eye.exists(f"{prefix}umbel.dead", f"{prefix}umbel.dead.letters", f"{prefix}umbel.dead.ids")
