@@ -17,7 +17,7 @@ PEER   := .venv-peer
 # Private servers that the tests need, by their names in scripts/services.py.
 SERVICES := redis rabbitmq postgresql mariadb
 # A real Celery, which tests/golden and tests/interop put on the other side.
-CELERY := 'celery[redis,yaml,msgpack,sqlalchemy]==5.7.*' brotli pymysql 'psycopg[binary]'
+CELERY := 'celery[auth,redis,yaml,msgpack,sqlalchemy]==5.7.*' 'flower>=2' brotli pymysql 'psycopg[binary]'
 # Pythons on which the pure tests run as well, where they are found.
 OTHERS := 3.12 3.13
 # Pure tests at once; all others run alone, since many of them measure time.
