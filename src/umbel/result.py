@@ -1002,3 +1002,25 @@ class ResultGraph(dict[Any, list[Any]]):
     def valency_of(self, node: Any) -> int:
         """Return how many nodes lie behind *node*, itself included."""
         return 1 + sum(self.valency_of(each) for each in self.get(node, ()))
+
+    def to_dot(self, fh: Any, formatter: Any = None) -> None:
+        """Write it to the text file *fh* in the language of Graphviz; ``formatter.label(node)`` says what stands there.
+
+        Without a formatter it is the name of the task, where the store knows it (``result_extended``), and the id.
+        """
+        formatter = formatter or self.formatter
+        numbers = {node: i for i, node in enumerate(self)}
+        fh.write("digraph dependencies {\n    rankdir=LR;\n    node [shape=box];\n")
+        for node, i in numbers.items():
+            label = _label(node) if formatter is None else str(formatter.label(node))
+            text = label.replace("\\", "\\\\").replace('"', '\\"')
+            fh.write(f'    {i} [label="{text}"];\n')
+        for node, adjacent in self.items():
+            for each in adjacent:
+                fh.write(f"    {numbers[node]} -> {numbers[each]};\n")
+        fh.write("}\n")
+
+
+def _label(node: Any) -> str:
+    name = getattr(node, "name", None)
+    return f"{name} {node.id}" if name else str(node.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -243,6 +244,9 @@ def test_the_graph_of_a_result_shows_what_led_to_what(t):
 
     assert {each.id for each in graph} == {first.id, result.id, *(each.id for each in result.results)}
     assert graph.valency_of(first) == 4
+    graph.to_dot(text := io.StringIO())
+    assert f'0 [label="{first.id}"];' in text.getvalue()
+    assert "0 -> 1;" in text.getvalue()
 
 
 @pytest.mark.row("PRT-206")
