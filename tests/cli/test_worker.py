@@ -32,14 +32,14 @@ def made(monkeypatch):
 
 @pytest.mark.row(
     "CLI-027", "CLI-030", "CLI-032", "CLI-034", "CLI-035", "CLI-037", "CLI-038", "CLI-039", "CLI-040", "CLI-042",
-    "CLI-043", "CLI-044",
+    "CLI-043", "CLI-044", "CLI-050",
 )  # fmt: skip
 def test_options_are_given_to_the_worker(umbel, hello, made):
     ran = umbel(
         "worker", "-n", "w1@%h", "-l", "info", "-c", "3", "-P", "threads", "--processes", "2", "-Q", "a,b", "-X", "b",
         "--prefetch-multiplier", "2", "--time-limit", "9.5", "--soft-time-limit", "9", "--max-tasks-per-child", "7",
         "--max-memory-per-child", "9000", "--discard", "-E", "--heartbeat-interval", "7", "--http", ":9100",
-        "--without-mingle", "--without-gossip",
+        "--without-mingle", "--without-gossip", "--autoscale", "3,10", "-O", "fair",
     )  # fmt: skip
 
     assert ran.code == 0, ran.err
@@ -47,6 +47,7 @@ def test_options_are_given_to_the_worker(umbel, hello, made):
         "hostname": f"w1@{os.uname().nodename}",
         "loglevel": "INFO",
         "concurrency": 3,
+        "autoscale": (10, 3),
         "pool": "threads",
         "processes": 2,
         "queues": "a,b",
@@ -114,8 +115,10 @@ def test_quiet_hides_the_banner(umbel, hello, made, monkeypatch):
         (("-l", "loud"), "'loud'"),
         (("-P", "gevent"), "the gevent pool comes with a later version of umbel"),
         (("-P", "preforc"), "'preforc' is no pool; choose one of prefork, threads, asyncio, solo"),
-        (("--autoscale=3",), "umbel's worker has no --autoscale yet"),
-        (("--autoscale", "3,1"), "umbel's worker has no --autoscale yet"),
+        (("--autoscale=many",), "'many' is not of the form MAX,MIN or MAX"),
+        (("--autoscale", "0"), "'0' is not of the form MAX,MIN or MAX"),
+        (("-O", "quick"), "'quick'"),
+        (("--statedb=x",), "umbel's worker has no --statedb yet"),
         (("--quiett",), "--quiet"),
         (("prefetch_multiplyer=3",), "did you mean 'worker_prefetch_multiplier'?"),
         (("prefetch_multiplier=many",), "is no int"),

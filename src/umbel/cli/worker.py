@@ -22,7 +22,7 @@ from umbel.cli.reload import keep_running
 from umbel.cli.session import CannotStart, Session
 from umbel.exceptions import ImproperlyConfigured, SecurityWarning
 from umbel.pools.kinds import POOLS
-from umbel.worker.worker import Worker
+from umbel.worker.worker import Worker, bounds
 
 __all__ = ["command"]
 
@@ -33,8 +33,7 @@ _GREEN: Final = ("eventlet", "gevent")
 # Options of Celery's worker that umbel does not have yet. They are named, so that nobody who moves a command line
 # looks for a spelling mistake.
 _LATER: Final = (
-    "-D --detach -S --statedb -O --optimization --disable-prefetch --pool-start-method "
-    "--autoscale "
+    "-D --detach -S --statedb --pool-start-method "
     "--pidfile --uid --gid --umask --executable"
 )
 
@@ -73,6 +72,18 @@ class _Concurrency(click.ParamType):  # type: ignore[type-arg]  # generic only i
         return int(value)
 
 
+class _Bounds(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """The most and the least slots of a pool."""
+
+    name = "max,min"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return bounds(value)
+        except ValueError:
+            self.fail(f"{value!r} is not of the form MAX,MIN or MAX, such as 10,3", param, ctx)
+
+
 class _WorkerCommand(Command):
     """Knows which options are Celery's but not ours yet."""
 
@@ -95,6 +106,7 @@ class _WorkerCommand(Command):
 )  # fmt: skip
 @click.option("-f", "--logfile", help="File to log to, with the same letters as the node name. Default: stderr.")
 @click.option("-c", "--concurrency", type=_Concurrency(), help="Tasks that run at once. Default: one for each core.")
+@click.option("--autoscale", type=_Bounds(), metavar="MAX,MIN", help="Let the pool grow and shrink with its load.")
 @click.option("-P", "--pool", type=_Pool(), help="How tasks run at once. Default: prefork.")
 @click.option("--processes", type=click.IntRange(1), help="Processes that share the slots of threads or asyncio.")
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume. Default: all that the app knows.")
@@ -113,6 +125,11 @@ class _WorkerCommand(Command):
 @click.option("--heartbeat-interval", type=click.IntRange(1), help="Seconds between heartbeats. Default: 2.")
 @click.option("-I", "--include", metavar="A,B", help="More modules to import.")
 @click.option("--prefetch-multiplier", type=int, help="Messages held for each slot, at the most.")
+@click.option("--disable-prefetch", is_flag=True, help="Hold no message for which no slot is free.")
+@click.option(
+    "-O", "--optimization", type=click.Choice(("default", "fair"), case_sensitive=False), expose_value=False,
+    help="Accepted. A task never waits behind a long one: a message goes to a slot that is free.",
+)  # fmt: skip
 @click.option("--time-limit", type=float, help="Seconds after which a task is stopped.")
 @click.option("--soft-time-limit", type=float, help="Seconds after which SoftTimeLimitExceeded is raised in a task.")
 @click.option("--max-tasks-per-child", type=int, help="Tasks after which a process is replaced.")
@@ -137,6 +154,7 @@ def command(
     beat: bool,
     schedule_filename: str | None,
     scheduler: str | None,
+    disable_prefetch: bool,
     **options: Any,
 ) -> int:
     """Run tasks.
@@ -152,6 +170,8 @@ def command(
         raise click.UsageError(str(exc)) from exc
     if include:
         app.conf.include = [*(app.conf.include or ()), *names(include)]
+    if disable_prefetch:
+        app.conf.worker_disable_prefetch = True
     _check_user(app.conf.accept_content)
     try:
         node = host_format(default_nodename(hostname))

@@ -40,7 +40,7 @@ from umbel.worker.policies import policies
 from umbel.worker.settle import Apart, Fused, Settler
 from umbel.worker.teller import Teller
 
-__all__ = ["Application", "Worker"]
+__all__ = ["Application", "Worker", "bounds"]
 
 _logger: Final = logging.getLogger("celery.worker")
 _HEARTBEAT: Final = 2.0  # seconds between heartbeats
@@ -150,7 +150,7 @@ class Worker:
         app.amqp.queues.select(queues)
         app.amqp.queues.deselect(exclude_queues)
         self.pool_kind = pool or conf.worker_pool
-        self.autoscale = _bounds(autoscale)
+        self.autoscale = bounds(autoscale)
         self.concurrency = (
             max(1, self.autoscale[1])
             if self.autoscale is not None
@@ -506,14 +506,18 @@ def _rules(conf: Any, prefetch_multiplier: int | None, concurrency: int) -> Rule
     )
 
 
-def _bounds(wanted: str | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Return the most and the least slots of an autoscaled pool; "max,min", or "max" alone."""
+def bounds(wanted: str | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the most and the least slots of an autoscaled pool; "max,min", or "max" alone.
+
+    Raises:
+        ValueError: it is neither, or no slot is left.
+    """
     if not wanted:
         return None
-    if isinstance(wanted, str):
-        numbers = [int(number) for number in wanted.split(",")]
-        wanted = numbers[0], numbers[1] if len(numbers) > 1 else 0
-    return max(wanted), max(0, min(wanted))
+    numbers = [int(number) for number in wanted.split(",")] if isinstance(wanted, str) else [*wanted]
+    if not 1 <= len(numbers) <= 2 or min(numbers) < 0 or max(numbers) < 1:
+        raise ValueError(f"{wanted!r} are no bounds of a pool")
+    return max(numbers), min(numbers) if len(numbers) > 1 else 0
 
 
 def _cores(wanted: int | str | None) -> int:
