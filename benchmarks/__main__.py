@@ -68,6 +68,16 @@ def round_trip(*options: str) -> Callable[[Peer, Path], float]:
     return measure
 
 
+def canvas(workload: str, count: int) -> Callable[[Peer, Path], float]:
+    """Send a work-flow to an idle worker and await its end: tasks a second."""
+
+    def measure(peer: Peer, folder: Path) -> float:
+        with peer.worker(folder, *SOLO):
+            return peer.run(workload, folder, count)
+
+    return measure
+
+
 def import_time(_peer: Peer, _folder: Path) -> float:
     """Import the library and make an app, in milliseconds beyond a bare interpreter."""
     bare, full = (
@@ -164,6 +174,15 @@ WORKLOADS = [
     Workload("round trip p50, Redis, solo", "ms", round_trip(*SOLO), 0.5, REDIS, less_is_better=True),
     Workload(
         "round trip p50, Redis, prefork -c 1", "ms", round_trip("-c", "1"), 0.7, (UMBEL_REDIS,), less_is_better=True
+    ),
+    *(
+        Workload(f"{name}, {where}, solo", "tasks/s", canvas(workload, count), target, peers)
+        for where, peers in (("SQLite", (UMBEL,)), ("Redis", (UMBEL_REDIS, CELERY_REDIS)))
+        for name, workload, count, target in (
+            ("chord of 1,000 and body", "chord", 1000, 3_000),
+            ("group of 1,000 and join", "join", 1000, 4_000),
+            ("chain of 200", "chain", 200, 1_500),
+        )
     ),
     Workload("import", "ms", import_time, 60, less_is_better=True),
     Workload("cold start to first task, prefork -c 1", "s", cold_start("-c", "1"), 0.4, less_is_better=True),

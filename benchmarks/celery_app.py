@@ -25,3 +25,9 @@ def double(number: int) -> int:
     """Return something worth keeping."""
     _recorder.mark()
     return 2 * number
+
+
+@app.task
+def total(numbers: list[int]) -> int:
+    """Return what a chord's body comes to."""
+    return sum(numbers)

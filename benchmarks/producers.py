@@ -44,6 +44,47 @@ def round_trip(module: ModuleType, count: int) -> float:
     return statistics.median(times[count // 5 :]) * 1000
 
 
+def chord(module: ModuleType, count: int) -> float:
+    """Send a chord and await its body, twice; return how many tasks a second the second one was."""
+    canvas = _canvas(module)
+
+    def once() -> None:
+        header = [module.double.s(number) for number in range(count)]
+        value = canvas.chord(header, module.total.s()).apply_async().get(timeout=60)
+        if value != count * (count - 1):
+            raise AssertionError(f"the chord came to {value}")
+
+    once()
+    began = time.perf_counter()
+    once()
+    return (count + 1) / (time.perf_counter() - began)
+
+
+def join(module: ModuleType, count: int) -> float:
+    """Send a group and await all its results, twice; return how many tasks a second the second one was."""
+    canvas = _canvas(module)
+    for _ in range(2):
+        began = time.perf_counter()
+        values = canvas.group(module.double.s(number) for number in range(count)).apply_async().get(timeout=60)
+        if values != [2 * number for number in range(count)]:
+            raise AssertionError("the group came to something else")
+    return count / (time.perf_counter() - began)
+
+
+def chain(module: ModuleType, count: int) -> float:
+    """Send a chain and await its last link, twice; return how many links a second the second one was."""
+    canvas = _canvas(module)
+    for _ in range(2):
+        began = time.perf_counter()
+        canvas.chain(module.double.si(number) for number in range(count)).apply_async().get(timeout=60)
+    return count / (time.perf_counter() - began)
+
+
+def _canvas(module: ModuleType) -> ModuleType:
+    """Return the package of whoever is measured."""
+    return importlib.import_module(type(module.app).__module__.partition(".")[0])
+
+
 def _call(task: Any, number: int) -> Any:
     if hasattr(task, "delay"):
         return task.delay(number).get(timeout=30)
@@ -51,6 +92,7 @@ def _call(task: Any, number: int) -> Any:
 
 
 if __name__ == "__main__":
-    workload = {"enqueue": enqueue, "bulk": bulk, "round_trip": round_trip}[sys.argv[2]]
+    known = {each.__name__: each for each in (enqueue, bulk, round_trip, chord, join, chain)}
+    workload = known[sys.argv[2]]
     figure = workload(importlib.import_module(sys.argv[1]), *map(int, sys.argv[3:]))
     print(json.dumps(figure))
