@@ -1,6 +1,8 @@
 """Periodic tasks at the command line, and beat itself."""
 
+import importlib.metadata
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from datetime import datetime
 import pytest
 
 from umbel import Umbel, signals
-from umbel.beat import PersistentScheduler, Service, SharedScheduler
+from umbel.beat import EmbeddedService, PersistentScheduler, Scheduler, Service, SharedScheduler
 from umbel.beat.service import scheduler_class
 from umbel.exceptions import ImproperlyConfigured
 
@@ -211,6 +213,55 @@ def test_beat_sends_until_it_is_told_to_stop(umbel, shop):
         assert line in out
     assert "Scheduler: Sending due task fast (shop.sell)" in err
     assert not (shop / "beat.pid").exists()
+
+
+@pytest.mark.row("CLI-080", "API-582")
+@pytest.mark.parametrize("group", ["umbel.beat_schedulers", "celery.beat_schedulers"])
+def test_installed_packages_may_name_schedulers(monkeypatch, group):
+    point = importlib.metadata.EntryPoint("mine", "umbel.beat:Scheduler", group)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: [point] if group == point.group else [])
+    with Umbel("one", broker="memory://", beat_scheduler="mine", set_as_current=False) as app:
+        assert scheduler_class(app) is Scheduler
+
+
+@pytest.mark.row("API-384", "CFG-215")
+def test_beat_may_be_a_thread_or_a_process():
+    with Umbel("one", broker="memory://", set_as_current=False) as app:
+        thread = EmbeddedService(app, thread=True)
+        assert thread.service.max_interval == 1
+        thread.start()
+        wait_for(lambda: thread.service._ticked)
+        thread.stop()
+        assert not thread.is_alive()
+        process = EmbeddedService(app, scheduler_cls="celery.beat:PersistentScheduler")
+        assert isinstance(process, multiprocessing.Process)
+        assert (process.service.max_interval, process.name) == (300, "Beat")
+
+
+@pytest.mark.row("CLI-079", "CLI-080", "CLI-081", "CLI-082", "CLI-083", "CLI-086")
+def test_the_options_of_beat_are_given_to_its_service(umbel, shop, monkeypatch):
+    made = {}
+
+    class Noted(Service):
+        def __init__(self, app, **options):
+            made.update(options, interval=app.conf.beat_max_loop_interval)
+            super().__init__(app, **options)
+
+        def start(self):
+            self.scheduler.close()
+
+    monkeypatch.setattr("umbel.cli.beat.Service", Noted)
+    words = ("-s", "file", "-S", "celery.beat:PersistentScheduler", "--max-interval", "7", "-n", "clock@%h")
+    ran = umbel("beat", *words, "--enable-remote-control", "beat.max_loop_interval=9", app=None)
+
+    assert ran.code == 0, ran.err
+    assert made == {
+        "schedule_filename": "file", "scheduler_cls": "celery.beat:PersistentScheduler", "max_interval": 7,
+        "remote_control": True, "hostname": "clock@%h", "interval": 9.0,
+    }  # fmt: skip
+    assert "scheduler -> umbel.beat.persistent.PersistentScheduler" in ran.out
+    assert "db -> file" in ran.out
+    assert umbel("beat", "-q", "nonsense").code == 2
 
 
 @pytest.mark.row("CFG-217", "CFG-218", "CLI-082", "CLI-083")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,8 +81,8 @@ def command(
     )
     with _pidfile(pidfile or app.conf.beat_pidfile), _stopping(service):
         if not session.quiet:
-            click.echo(f"celery beat v{umbel.__version__} is starting.", file=sys.__stdout__)
-            click.echo(_banner(service, loglevel, logfile), file=sys.__stdout__)
+            click.echo(f"celery beat v{umbel.__version__} is starting.")
+            click.echo(_banner(service, loglevel, logfile))
         service.start()
     return 0
 
