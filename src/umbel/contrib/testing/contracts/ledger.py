@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from umbel.brokers.base import Broker
+from umbel.brokers.base import Broker, Release
 from umbel.brokers.ledger import Ledger, Note, ledger_of
-from umbel.contrib.testing.contracts.calls import is_woken, nothing_comes, take, to
+from umbel.contrib.testing.contracts.calls import finish, is_woken, nothing_comes, send, take, to
 from umbel.contrib.testing.contracts.site import Site, at_once
 
 __all__ = ["LedgerContract"]
@@ -107,6 +107,18 @@ class LedgerContract:
 
         assert starts[0] == 0.0
         assert starts[1:] == pytest.approx([1 * second, 3 * second], abs=0.5 * second)
+
+    def test_what_was_sent_back_to_wait_for_its_start_is_known_when_it_returns(self, site: Site) -> None:
+        reader = site.broker("q")
+        send(reader, "q", "1")
+        (delivery,) = take(site, reader)
+        assert not delivery.redelivered
+
+        reader.settle([finish(delivery, Release(delay=2 * site.second))])
+        site.skip(3)
+
+        (again,) = take(site, reader)
+        assert (again.message.id, again.redelivered, again.crashes) == ("1", True, 0)
 
     def test_an_idle_line_begins_now(self, site: Site) -> None:
         ledger = _ledger(site)
