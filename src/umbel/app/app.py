@@ -38,6 +38,7 @@ from umbel.app.parts import Site, has_columns, make_replies, open_backend, open_
 from umbel.app.perform import Plans, TaskRunner
 from umbel.app.registry import TaskRegistry
 from umbel.app.report import bugreport
+from umbel.app.security import secure
 from umbel.app.sending import NO_RETRY, Line, RetryPolicy, Sender
 from umbel.app.settings import Settings, parse_assignments
 from umbel.app.settings_table import BY_NAME, BY_OLD_NAME
@@ -646,6 +647,38 @@ class Umbel:
         return self.connection_or_acquire(producer)
 
     default_producer = producer_or_acquire
+
+    def setup_security(
+        self,
+        allowed_serializers: Iterable[str] | None = None,
+        key: str | None = None,
+        key_password: bytes | None = None,
+        cert: str | None = None,
+        store: str | None = None,
+        digest: str | None = None,
+        serializer: str = "json",
+    ) -> None:
+        """Sign all messages with *key*, and run only those signed by owners of a certificate in *store*.
+
+        The files are those of the settings `security_…` where none are given. Messages are encoded by *serializer*;
+        of the other serializers only the *allowed_serializers* remain.
+
+        Raises:
+            ImproperlyConfigured: `task_serializer` and `accept_content` do not say "auth", or a file is missing.
+            SecurityError: a key or certificate cannot be used.
+            MissingExtra: the library that signs is not installed.
+        """
+        secure(
+            self.conf,
+            self.codecs,
+            allowed_serializers=allowed_serializers,
+            key=key,
+            key_password=key_password,
+            cert=cert,
+            store=store,
+            digest=digest,
+            serializer=serializer,
+        )
 
     def select_queues(self, queues: str | Iterable[str] | None = None) -> None:
         """Consume only these queues."""

@@ -179,6 +179,10 @@ ELSEWHERE: Final[dict[str, dict[str, str]]] = {
         "WorkController": "umbel.worker.worker:Worker",
         "Worker": "umbel.worker.worker:Worker",
     },
+    "celery.security": {
+        "disable_untrusted_serializers": "umbel.app.security:disable_untrusted_serializers",
+        "setup_security": "umbel.app.security:setup_security",
+    },
     "celery.worker.request": {"Context": "umbel.app.task:Context"},
 }
 """Names by module of Celery, and where umbel has them. A module that umbel has too gets those that it lacks there."""
@@ -201,7 +205,6 @@ GONE: Final[dict[str, str]] = {
     "celery.contrib.rdb": "use breakpoint() in the pool 'solo', or debugpy",
     "celery.contrib.testing": "use umbel.contrib.pytest, umbel.contrib.testing.worker and umbel.contrib.testing.app",
     "celery.events.cursesmon": "use 'umbel events'",
-    "celery.security": "signed messages are not there yet",
     "celery.task": "Celery 5 removed it; use umbel.shared_task and app.task",
     "celery.messaging": "Celery 5 keeps it only as a shadow; use app.connection_for_write()",
     "celery.utils": "it was Celery's own; the standard library or a small function of yours does it",

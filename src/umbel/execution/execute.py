@@ -156,9 +156,10 @@ def _read(plan: TaskPlan, delivery: Delivery) -> Request | Outcome:
     try:
         args, kwargs, embed = plan.env.read(delivery.message)
     except Exception as exc:  # noqa: BLE001 - a pickle runs user code
-        outcome = conclude(plan.env, plan, delivery, exc)
+        # No hook and no errback: whoever sent this is not known to have meant them.
+        outcome = conclude(plan.env, plan, delivery, exc, aside=lambda _: None)
         _LOG.error("Task %s[%s] cannot be read: %r", plan.name, delivery.message.id, exc)
-        return outcome
+        return msgspec.structs.replace(outcome, unread=True, reason=outcome.reason or safe_repr(exc))
     return Request.of_delivery(delivery, args, kwargs, embed, hostname=plan.env.hostname)
 
 

@@ -28,3 +28,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fal
     parts: tuple[ChordPart, ...] = ()  # what it means to the chords it is a part of; also for links that never run
     shown: str = ""  # for monitors: SUCCESS: the result's repr; FAILURE, RETRY: the exception's
     traceback: str | None = None  # for monitors: FAILURE, RETRY
+    unread: bool = False  # FAILURE because its body cannot be read, so nothing ran: kept in the dead-letter set

@@ -77,6 +77,11 @@ class Codecs:
         self._by_name = {key: value for key, value in self._by_name.items() if value is not codec}
         self._by_type = {key: value for key, value in self._by_type.items() if value is not codec}
 
+    @property
+    def names(self) -> list[str]:
+        """Return the names of those that are registered."""
+        return sorted(self._by_name)
+
     def codec(self, name: str) -> Codec:
         """Return the codec of that name or content type.
 

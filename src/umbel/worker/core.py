@@ -366,6 +366,8 @@ def _verdict(state: WorkerState, held: _Held, outcome: Outcome) -> Verdict:
         return Release(front=False)
     if outcome.state == states.REJECTED:
         return _bury(state, "rejected", outcome.reason)
+    if outcome.unread:
+        return _bury(state, "invalid", outcome.reason)
     if outcome.state == states.FAILURE and policy is not None and not policy.acks_on_failure:
         return _bury(state, "failed", outcome.reason)
     return _DONE
