@@ -279,7 +279,8 @@ class Loop:
         wanted = room(self.state)
         look = wanted > 0 and now >= self._look_at
         claim = None
-        if wanted > 0 and (self._hungry or look):
+        follows = any(one.follow_ups for one in self._unsettled)  # most likely for us: benchmark "chain of 200", twice
+        if wanted > 0 and (self._hungry or look or follows):
             claim = Claim(limit=wanted, lease=self.state.rules.lease, owner=self._owner)
         claims = claim is not None
         sweeps = self._connection.settler.counts and (look or now >= self._sweep_at)
@@ -306,7 +307,7 @@ class Loop:
             self._sweep_at = now + _LOOK
         if claims and claim is not None:
             self._look_at = now + (_LOOK if self._missed < _MISSED else _LOOK_ALERT)
-            if look and not self._hungry:
+            if look and not self._hungry and not follows:
                 self._count_missed(len(turn.deliveries))
             self._hungry = len(turn.deliveries) >= claim.limit
         if turn.deliveries:
@@ -325,6 +326,7 @@ class Loop:
                 self._lose(exc, now)
                 return
             self._unsettled = []
+            self._hungry = True
             ready = turn.ready  # those around them
 
     def _subscribe(self) -> None:
@@ -458,9 +460,11 @@ class Loop:
         elif self._connection.settler.counts:
             moments.append(self._sweep_at)
         if wants:
-            self._listen()
+            self._listen(now)
             moments.append(self._look_at)
             broker_timer = self._broker_timer(now)
+            if self._down_since is not None:
+                return  # lost just now; the next turn sees to it
             if broker_timer is not None:
                 moments.append(broker_timer)
         else:
@@ -476,6 +480,8 @@ class Loop:
             self._hungry = True
 
     def _broker_timer(self, now: float) -> float | None:
+        if self._down_since is not None:
+            return None
         try:
             seconds = self._connection.broker.next_due()
         except OperationalError as exc:
@@ -483,8 +489,12 @@ class Loop:
             return None
         return None if seconds is None else now + seconds
 
-    def _listen(self) -> None:
-        fileno = self._connection.broker.fileno()
+    def _listen(self, now: float) -> None:
+        try:
+            fileno = self._connection.broker.fileno()
+        except OperationalError as exc:
+            self._lose(exc, now)
+            return
         if self._listening != fileno:
             self._stop_listening()
             self._selector.register(fileno, selectors.EVENT_READ)
