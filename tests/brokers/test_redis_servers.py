@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -14,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from umbel.backends.redis import RedisBackend
-from umbel.brokers.base import Claim
+from umbel.brokers.base import Claim, Publication
 from umbel.brokers.redis import RedisBroker
 from umbel.brokers.redis_address import parse_address
 from umbel.brokers.redis_link import Link
 from umbel.brokers.redis_names import Names
 from umbel.contrib.testing.contracts.calls import finish, is_woken, send
 from umbel.exceptions import BackendError, BrokerFull, BrokerUnavailable, BrokerUnusable, OperationalError
+from umbel.wire.message import Message, Route
 from umbel.wire.record import Record
 
 pytestmark = [pytest.mark.process, pytest.mark.service("redis", "A")]
@@ -368,3 +370,58 @@ def persist(verb, patience=30.0):
         except OperationalError:
             assert time.monotonic() < until
             time.sleep(0.1)
+
+
+_PROJECT = """
+import os
+from umbel import Umbel
+
+app = Umbel("proj", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
+
+@app.task
+def double(number):
+    return 2 * number
+"""
+
+
+def test_a_worker_outlives_its_server_and_says_so_in_two_lines(servers, tmp_path):
+    lasting = ("--appendonly", "yes", "--appendfsync", "always")
+    process, url = servers(*lasting)
+    (tmp_path / "proj.py").write_text(_PROJECT)
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "umbel", "-A", "proj", "worker", "-P", "solo", "-l", "INFO"],
+            env=os.environ | {"BROKER": url},
+            cwd=tmp_path,
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        names = Names.of({})
+        send_double(url, "1")
+        with closing(RedisBackend(parse_address(url, {}), names)) as backend:
+            wait_until(lambda: backend_has(backend, "1"), "the first result")
+            process.kill()
+            process.wait()
+            wait_until(lambda: b"broker lost" in log.read_bytes(), "the worker to see that the server is gone")
+
+            servers(*lasting)
+            persist(lambda: send_double(url, "2"))
+
+            wait_until(lambda: backend_has(backend, "2"), "the second result", patience=30.0)
+            assert backend_has(backend, "1")
+        text = log.read_text()
+        assert (text.count("broker lost"), text.count("broker is back")) == (1, 1), text
+    finally:
+        worker.terminate()
+        worker.wait(20)
+    assert "Traceback" not in log.read_text()
+
+
+def send_double(url, task_id):
+    with open_broker(url) as broker:
+        body = b'[[1], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+        broker.publish(
+            [Publication(message=Message(id=task_id, task="proj.double", body=body), route=Route("", "celery"))]
+        )
