@@ -129,6 +129,25 @@ def test_a_clock_that_goes_back_an_hour_sends_no_instant_twice(make, caplog, sch
     assert len(beats.sent()) == before
 
 
+def test_what_a_wrong_clock_left_in_the_future_is_told_and_can_be_put_right(make, caplog):
+    beats = make(beat_schedule={"a": entry(10)})
+    beat = beats.start()
+    beat.tick()
+    beats.clock.advance(86400 * 365)
+    beat.tick()
+    assert beats.sent() == ["t"]
+    beats.clock._now -= 86400 * 365
+
+    beat = beats.start()
+    beats.run([beat], 60)
+    assert beats.sent() == []
+    assert caplog.text.count("umbel schedule pause a, then umbel schedule resume a") == 1
+    beats.book.pause("a")
+    beats.book.resume("a")
+    beats.run([beat], 60)
+    assert len(beats.sent()) in {5, 6}
+
+
 def test_a_clock_that_goes_forward_an_hour_sends_what_was_passed_over_once(make):
     beats = make(beat_schedule={"a": entry(10), "b": entry(crontab(minute="*/2"), "u")})
     crowd = [beats.start(), beats.start()]

@@ -174,13 +174,15 @@ class Book:
         self._decide(name, self._decision(self.get(name), paused=True))
 
     def resume(self, name: str) -> None:
-        """Send it again; what it missed while it was paused stays unsent. Raises KeyError as `get`."""
+        """Send it again; what it missed while it was paused stays unsent. Raises KeyError as `get`.
+
+        It goes on from now, even if a clock that was wrong has let it run in what is the future by ours.
+        """
         entry = self.get(name)
         if not entry.paused:
             return
+        run = Run(last=self.app.now(), count=entry.run.count if entry.run else 0)
         with self._lend() as broker:
-            run = Run(last=max(self.app.now(), entry.run.last) if entry.run else self.app.now(),
-                      count=entry.run.count if entry.run else 0)  # fmt: skip
             self._ledger(broker).note(self._ran, {name: msgspec.json.encode(run)})
         self._decide(name, None if entry.from_settings else self._decision(entry, paused=False))
 

@@ -39,6 +39,7 @@ _RETRY: Final = 1.0  # seconds until what could not be published is tried again
 _KEPT: Final = (3600.0, 7 * 86400.0)  # seconds a key is remembered, at least and at most
 _LEAST: Final = 0.001  # seconds between two looks at an entry
 _STEP: Final = 1.0  # seconds: a clock that goes back further was set
+_WRONG: Final = 60.0  # seconds that the clocks of two machines may differ before we say so
 _INSTANTS: Final = (schedule.is_due, crontab.is_due, solar.is_due)
 
 
@@ -69,6 +70,7 @@ class SharedScheduler:
         self._read_at = float("-inf")  # unix seconds
         self._newest = float("-inf")  # unix seconds: the latest time seen
         self._down = False
+        self._told: set[str] = set()  # entries that wait for the future
         check_misfire(app.conf.beat_misfire)
 
     @property
@@ -127,6 +129,7 @@ class SharedScheduler:
             if run is None:
                 missing = True
                 continue
+            self._check_future(name, run, now)
             entries[name] = entry
             last[name] = max(run.last, self._skipped.get(name, run.last))
         self._entries, self._last = entries, last
@@ -134,6 +137,18 @@ class SharedScheduler:
         self._asked_again = {name: at for name, at in self._asked_again.items() if name in entries}
         self._heap = sorted((self._next(entry, now), name) for name, entry in entries.items())
         self._read_at = now - _READ + _SOON if missing else now
+
+    def _check_future(self, name: str, run: Run, now: float) -> None:
+        ahead = run.last.timestamp() - now
+        if ahead > _WRONG and name not in self._told:
+            self._told.add(name)
+            _logger.warning(
+                "entry %s was sent for %s, which is %.0f s ahead of this clock; it waits until then. If it was another "
+                "clock that was wrong: umbel schedule pause %s, then umbel schedule resume %s.",
+                name, run.last, ahead, name, name,
+            )  # fmt: skip
+        elif ahead <= 0:
+            self._told.discard(name)
 
     def _begin(self, name: str, now: float) -> Run | None:
         """Let the entry begin now; None = another beat was faster, and the book says so by now."""
