@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from umbel import Umbel, chord, group
 from umbel.backends.redis import RedisBackend
 from umbel.brokers.base import Claim, Publication
 from umbel.brokers.redis import RedisBroker
@@ -425,3 +426,46 @@ def send_double(url, task_id):
         broker.publish(
             [Publication(message=Message(id=task_id, task="proj.double", body=body), route=Route("", "celery"))]
         )
+
+
+@pytest.mark.slow
+def test_many_tasks_leave_no_keys_channels_or_connections(servers, tmp_path):
+    _, url = servers()
+    (tmp_path / "proj.py").write_text(_PROJECT)
+    with closing(Link(parse_address(url, {}))) as link:
+        link.open()
+        clients = len(link.call("CLIENT", "LIST").splitlines())
+        with (tmp_path / "log").open("wb") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "umbel", "-A", "proj", "worker", "-P", "threads", "-c", "4", "-l", "WARNING"],
+                env=os.environ | {"BROKER": url},
+                cwd=tmp_path,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            app = Umbel("proj", broker=url, backend=url, set_as_current=False)
+            double = app.signature("proj.double")
+            ignored = double.clone((1,)).set(ignore_result=True)
+            for _ in range(10):
+                group(*[ignored] * 1000).apply_async()
+            kept = [group([double.clone((number,)) for number in range(100)]).apply_async() for _ in range(5)]
+            assert [result.get(timeout=50) for result in kept] == [[2 * number for number in range(100)]] * 5
+            body = chord([double.clone((number,)) for number in range(50)], app.signature("proj.double")).apply_async()
+            assert len(body.get(timeout=50)) == 100
+            wait_until(lambda: not link.call("EXISTS", "celery", "unacked"), "all tasks to be done", patience=50.0)
+            app.close()
+        finally:
+            worker.terminate()
+            worker.wait(20)
+
+        wait_until(lambda: len(link.call("CLIENT", "LIST").splitlines()) == clients, "all connections to end")
+        assert link.call("PUBSUB", "CHANNELS") == []
+        assert link.call("PUBSUB", "NUMPAT") == 0
+        keys = [key.decode() for key in link.call("KEYS", "*")]
+        lasting = {key for key in keys if link.call("TTL", key) < 0}
+    own = {"umbel.queues", "umbel.token", "umbel.exchanges", "_kombu.binding_deadlines"}
+    assert lasting <= own | {"_kombu.binding.celery", "_kombu.binding_permanent.celery"}
+    results = [key for key in keys if key.startswith("celery-task-meta-")]
+    assert len(results) == 5 * 100 + 50 + 1
+    assert len(keys) - len(results) < 20
