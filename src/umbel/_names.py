@@ -33,6 +33,7 @@ __all__ = [
     "symbol_by_name",
     "task_name",
     "uuid",
+    "uuids",
     "worker_direct_name",
 ]
 
@@ -48,6 +49,22 @@ def uuid() -> str:
     raw = os.urandom(16)
     text = raw.hex()
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANTS[raw[8] & 3]}{text[17:20]}-{text[20:]}"
+
+
+def uuids(at_once: int = 256) -> Iterator[str]:
+    """Yield new random ids for ever; the randomness for *at_once* of them is fetched in one system call.
+
+    benchmarks/micro_ground.py: 0.6 µs each. `uuid` spends half of its time in the system call, more in a sandbox.
+    """
+    while True:
+        raw = os.urandom(16 * at_once)
+        text = raw.hex()
+        for i in range(0, 2 * len(raw), 32):
+            variant = _VARIANTS[raw[i // 2 + 8] & 3]
+            yield (
+                f"{text[i : i + 8]}-{text[i + 8 : i + 12]}-4{text[i + 13 : i + 16]}-"
+                f"{variant}{text[i + 17 : i + 20]}-{text[i + 20 : i + 32]}"
+            )
 
 
 def close_match(name: str, known: Iterable[str], *, cutoff: float = 0.7) -> str | None:

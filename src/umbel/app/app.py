@@ -935,14 +935,14 @@ class Umbel:
         """An id of this app in this thread."""
         try:
             pid, oid = self._ids.own
-            if pid == os.getpid():
+            if pid == current.process_id():
                 return oid  # type: ignore[no-any-return]  # what we put there
         except AttributeError:
             pass
         own: str = uuid()
         if self.replies is not None:
             self.replies.open(own)
-        self._ids.own = os.getpid(), own
+        self._ids.own = current.process_id(), own
         return own
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -151,7 +150,9 @@ class Publisher:
             raise TypeError(f"task kwargs must be a mapping, not {kwargs!r}")
         given, route, queue = self._routed(name, args, kwargs, options, task)
         task_id = given.get("task_id") or uuid()
-        fields: dict[str, Any] = {"id": task_id, "task": name, "root_id": task_id, "reply_to": self._app.thread_oid}
+        fields: dict[str, Any] = {"id": task_id, "task": name, "root_id": task_id}
+        if not given.get("reply_to"):
+            fields["reply_to"] = self._app.thread_oid
         times = None
         if task is not None:
             fields["ignore_result"] = bool(task.ignore_result)
@@ -285,8 +286,8 @@ class Publisher:
             fields["priority"] = priority
 
     def _own_origin(self) -> str:
-        if self._origin_pid != os.getpid():
-            self._origin_pid = os.getpid()
+        if self._origin_pid != current.process_id():
+            self._origin_pid = current.process_id()
             self._origin = anon_nodename()
         return self._origin
 

@@ -12,7 +12,7 @@ import msgspec
 
 from umbel._names import uuid
 
-__all__ = ["App", "Place", "Placed", "members_of", "place", "steps_of", "width_of"]
+__all__ = ["App", "Place", "Placed", "handle", "identity", "members_of", "place", "steps_of", "width_of"]
 
 
 class App(Protocol):
@@ -125,12 +125,17 @@ def width_of(signature: Mapping[str, Any]) -> int:
 
 
 def _place_task(signature: Any, app: App, where: Place, task_id: str | None) -> Placed:
-    options = _identity(signature, app, where, task_id)
+    options = identity(signature, app, where, task_id)
+    return Placed(_changed(signature, options), handle(signature, app, options["task_id"]))
+
+
+def handle(signature: Any, app: App, task_id: str) -> Any:
+    """Return the result of the call of a task, which will be that of *task_id*."""
     try:
         make = (getattr(signature, "_type", None) or app.tasks[signature["task"]]).AsyncResult
     except KeyError:
         make = app.AsyncResult
-    return Placed(_changed(signature, options), make(options["task_id"]))
+    return make(task_id)
 
 
 def _place_chain(signature: Any, app: App, where: Place, task_id: str | None) -> Placed:
@@ -185,7 +190,8 @@ def _place_chord(signature: Any, app: App, where: Place, task_id: str | None) ->
 # -- Small things in the order of use ----------------------------------------------------------------------------------
 
 
-def _identity(signature: Any, app: App, where: Place, task_id: str | None) -> dict[str, Any]:
+def identity(signature: Any, app: App, where: Place, task_id: str | None) -> dict[str, Any]:
+    """Return the options of the call of a task, with its ids and place among them."""
     options = dict(signature["options"])
     if not options.get("task_id"):
         options["task_id"] = task_id or uuid()
