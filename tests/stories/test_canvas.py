@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from umbel import Umbel, chain, chord, group
 from umbel.exceptions import ChordError, ImproperlyConfigured
@@ -18,16 +19,20 @@ from umbel.worker.worker import Worker
 
 PATIENCE = 30.0  # seconds; a lost task shows as a time-out
 
+DATABASE = 8  # of Redis
+
 HEARD: dict[str, threading.Event] = {}  # what an errback was told, by its name
 
 
-def make_app(folder: Path, how: str) -> Umbel:
+def make_app(folder: Path, how: str, server: str = "") -> Umbel:
     here = f"sqlite:///{folder / 'queue.db'}"
     urls = {
         "memory": ("memory://", "memory://"),
         "sqlite": (here, here),
         "apart": ("memory://", here),
         "polled": ("memory://", here),
+        "redis": (server, server),
+        "redis apart": ("memory://", server),
     }
     broker, backend = urls[how]
     app = Umbel("afternoon", broker=broker, backend=backend, result_chord_retry_interval=0.02)
@@ -96,9 +101,21 @@ def working(app: Umbel) -> Iterator[Umbel]:
     app.close()
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite", "apart"])
-def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Umbel]:
-    with working(make_app(tmp_path_factory.mktemp("afternoon"), request.param)) as app:
+ON_REDIS = [pytest.param(how, marks=pytest.mark.service("redis", "A")) for how in ("redis", "redis apart")]
+
+
+@pytest.fixture(scope="module", params=["memory", "sqlite", "apart", *ON_REDIS])
+def app(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    service_url: Callable[[str], str],
+) -> Iterator[Umbel]:
+    server = ""
+    if request.param in {"redis", "redis apart"}:
+        server = service_url("redis").rpartition("/")[0] + f"/{DATABASE}"
+        with redis.Redis.from_url(server) as connection:
+            connection.flushdb()
+    with working(make_app(tmp_path_factory.mktemp("afternoon"), request.param, server)) as app:
         yield app
 
 
