@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "purge": ("umbel.cli.purge", "Drop all messages that wait in queues."),
     "list": ("umbel.cli.listing", "Show bindings, queues or tasks."),
     "dead": ("umbel.cli.dead", "Look at tasks that will not run by themselves any more, and decide about them."),
+    "top": ("umbel.cli.top", "Watch workers, queues and tasks in the terminal."),
     "status": ("umbel.cli.status", "Show which workers are there."),
     "inspect": ("umbel.cli.inspect", "Ask workers what they do."),
     "control": ("umbel.cli.control", "Tell workers to do something."),
