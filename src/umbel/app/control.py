@@ -233,6 +233,8 @@ class Control:
             return None
         if limit is None and destination:
             limit = len(destination)
+        if timeout is None and limit is None:
+            timeout = 1.0  # nobody knows how many there are, so it would never end
         with closing(self.app.open_broker()) as broker:
             mailbox = Mailbox(office, broker, oid=self.app.thread_oid, hear_clock=self.app.clock.adjust)
             return mailbox.ask(asked, timeout=timeout, limit=limit, callback=callback)
@@ -247,7 +249,12 @@ class Control:
         signal: str | int | None = _SIGNAL,
         **kwargs: Any,
     ) -> Any:
-        """Forbid tasks to run, durably: also workers that start later know it. With *terminate* end those that run."""
+        """Forbid tasks to run, durably: also workers that start later know it. With *terminate* end those that run.
+
+        *wait* is another word for *reply*.
+        """
+        if kwargs.pop("wait", False):
+            kwargs["reply"] = True
         ids = [task_id] if isinstance(task_id, str) else [str(each) for each in task_id]
         with self.app.lend_broker() as broker:
             if broker.features.durable_revokes:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, Self
 
 from umbel import current
-from umbel._names import symbol_by_name
+from umbel._names import cwd_importable, symbol_by_name
 from umbel._time import parse_rate
 from umbel.signals import Signal
 
@@ -126,10 +126,12 @@ def evcam(
 ) -> None:
     """Take pictures of the cluster with *camera*, a class like `Polaroid` or its name, until interrupted."""
     app = app or current.get_current_app()
+    with cwd_importable():
+        cls = symbol_by_name(camera)
     app.log.setup_logging_subsystem(loglevel, logfile)
     print(f"-> evcam: Taking snapshots with {camera} (every {freq} secs.)", flush=True)  # noqa: T201 - it is a program
     state = app.events.State()
-    taking = symbol_by_name(camera)(state, app=app, freq=freq, maxrate=maxrate, timer=timer)
+    taking = cls(state, app=app, freq=freq, maxrate=maxrate, timer=timer)
     with taking, app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, app=app, handlers={"*": state.event})
         try:
