@@ -22,7 +22,14 @@ from umbel.brokers.redis_address import parse_address
 from umbel.brokers.redis_link import Link
 from umbel.brokers.redis_names import Names
 from umbel.contrib.testing.contracts.calls import finish, is_woken, send
-from umbel.exceptions import BackendError, BrokerFull, BrokerUnavailable, BrokerUnusable, OperationalError
+from umbel.exceptions import (
+    BackendError,
+    BrokerFull,
+    BrokerUnavailable,
+    BrokerUnusable,
+    ImproperlyConfigured,
+    OperationalError,
+)
 from umbel.wire.message import Message, Route
 from umbel.wire.record import Record
 
@@ -355,6 +362,44 @@ def test_sentinels_lead_to_the_master_and_after_its_death_to_the_next(servers):
         finally:
             process.kill()
             process.wait()
+
+
+def test_in_a_cluster_all_keys_lie_on_the_node_of_their_prefix(servers):
+    ports = [free_port() for _ in range(2)]
+    clustered = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    buses = [free_port() for _ in range(2)]
+    for port, bus, slots in zip(ports, buses, ((0, 8191), (8192, 16383)), strict=True):
+        servers(*clustered, "--cluster-port", str(bus), name=f"n{port}", port=port)
+        with closing(Link(parse_address(f"redis://127.0.0.1:{port}", {}))) as link:
+            link.call("CLUSTER", "ADDSLOTSRANGE", *slots)
+            link.call("CLUSTER", "MEET", "127.0.0.1", ports[0], buses[0])
+    for port in ports:
+        with closing(Link(parse_address(f"redis://127.0.0.1:{port}", {}))) as link:
+            wait_until(lambda: whole(link), "the cluster to form")
+    url = ";".join(f"redis+cluster://127.0.0.1:{port}" for port in ports)
+
+    for word in ("a", "b", "c", "d"):  # of which some belong to each node
+        options = {"global_keyprefix": f"{{{word}}}."}
+        with open_broker(url, **options) as broker:
+            broker.consume(["q"])
+            broker.fileno()
+            assert take(broker) == ()
+            send(broker, "q", word)
+            (delivery,) = take(broker)
+            record = Record(id="1", state="SUCCESS", payload=b"kept")
+            names = Names.of(options, options)
+            settlement = finish(delivery, records=(record,))
+            with closing(RedisBroker(parse_address(url, options), names)) as fused:
+                assert fused.settle([settlement]).refused == ()
+            with closing(RedisBackend(parse_address(url, options), names)) as backend:
+                assert backend.fetch(["1"]) == {"1": b"kept"}
+    with pytest.raises(ImproperlyConfigured, match="braces"):
+        parse_address(url, {})
+
+
+def whole(link):
+    info = link.call("CLUSTER", "INFO")
+    return b"cluster_state:ok" in info and b"cluster_known_nodes:2" in info
 
 
 def knows_a_replica(link):

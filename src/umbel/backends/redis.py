@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+import msgspec
+
 from umbel.backends.base import BackendFeatures
 from umbel.brokers.redis_address import Address
 from umbel.brokers.redis_link import Argument, Link
@@ -41,7 +43,7 @@ class RedisBackend:
         """
         self._link = Link(address)
         self._clock = clock
-        self._names = names
+        self._names = msgspec.structs.replace(names, prefix=names.results_prefix)
         self._closed = False
         self._spare: list[Link] = []  # of a wait that ended
         self._fresh = _Fresh()

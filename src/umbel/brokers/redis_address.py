@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -20,6 +21,7 @@ __all__ = ["SCHEMES", "Address", "Tls", "parse_address"]
 SCHEMES: Final = ("redis", "rediss", "redis+socket", "unix", "socket", "sentinel", "redis+cluster", "rediss+cluster")
 """The schemes that lead to a Redis server."""
 
+_TAG: Final = re.compile(r"\{[^{}]+\}")
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _TIMEOUT: Final = 10.0  # seconds a server may take to answer; it is one that answers in milliseconds
@@ -61,6 +63,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     sentinel_password: str | None = None
     quorum: int = 0  # a sentinel must know so many others to be believed
     cluster: bool = False
+    tag: str = ""  # of all our keys in a cluster: they lie on one node
     timeout: float = _TIMEOUT  # seconds for an answer
     connect_timeout: float = _TIMEOUT
     keepalive: bool = True
@@ -70,7 +73,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def place(self) -> tuple[object, ...]:
         """Return what two addresses of one database have in common."""
-        return (self.hosts, self.path, self.database, self.master, self.cluster)
+        return (self.hosts, self.path, self.database, self.master, self.cluster, self.tag)
 
 
 def parse_address(url: str, options: Mapping[str, Any]) -> Address:
@@ -103,6 +106,13 @@ def parse_address(url: str, options: Mapping[str, Any]) -> Address:
             f"{mask_url(url)!r} names sentinels, but not which of their servers is meant: "
             "set the transport option 'master_name'."
         )
+    cluster = scheme.endswith("+cluster")
+    prefix = str(said.get("global_keyprefix") or "")
+    if cluster and not (tag := _TAG.search(prefix)):
+        raise ImproperlyConfigured(
+            f"global_keyprefix is {prefix!r}: in a cluster it must have a word in braces, such as '{{shop}}.', so that "
+            "all keys lie on one node; set it in broker_transport_options and in result_backend_transport_options."
+        )
     secure = said.get("ssl")
     if scheme.startswith("rediss") or secure or said.get("scheme") == "rediss":
         tls = _tls({**query, **(secure if isinstance(secure, Mapping) else {})}, url)
@@ -121,7 +131,8 @@ def parse_address(url: str, options: Mapping[str, Any]) -> Address:
         sentinel_username=sentinel.get("username"),
         sentinel_password=sentinel.get("password"),
         quorum=int(said.get("min_other_sentinels") or 0),
-        cluster=scheme.endswith("+cluster"),
+        cluster=cluster,
+        tag=tag[0] if cluster and tag else "",
         timeout=timeout,
         connect_timeout=_seconds(said.get("socket_connect_timeout") or said.get("connect_timeout"), min(timeout, 5.0)),
         keepalive=said.get("socket_keepalive") not in (False, "False", "false", "0"),

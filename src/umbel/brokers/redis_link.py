@@ -256,6 +256,8 @@ class Link:
         address = self.address
         if address.path is not None:
             return self._greet(address.path, address)
+        if address.cluster:
+            return self._find_node(address)
         if address.master is None:
             return self._try_each(address.hosts, address)
         last: OperationalError | None = None
@@ -273,6 +275,20 @@ class Link:
             except BrokerUnavailable:
                 pass  # the last one's error is told
         return self._greet(hosts[-1], address)
+
+    def _find_node(self, address: Address) -> socket.socket:
+        """Connect to the node of a cluster that owns our keys."""
+        connection = self._try_each(address.hosts, address)
+        slot = self._ask(b"CLUSTER", b"KEYSLOT", address.tag)
+        for first, last, (host, port, *_), *_ in self._ask(b"CLUSTER", b"SLOTS"):
+            if first <= slot <= last:
+                owner = (host.decode() if host else str(self.server[0]), int(port))
+                if owner == self.server:
+                    return connection
+                self.close()
+                return self._greet(owner, address)
+        self.close()
+        raise BrokerUnavailable(f"no node of the cluster at {address.shown} owns the slot {slot} of {address.tag}")
 
     def _ask_sentinel(self, host: tuple[str, int], address: Address) -> tuple[str, int]:
         own = msgspec.structs.replace(
@@ -374,6 +390,11 @@ class Link:
                 return BrokerUnavailable(f"{where} is a read-only replica: give the address of the master ({text})")
             case "LOADING":
                 return BrokerUnavailable(f"{where} is starting, and still loads its data")
+            case "MOVED" | "ASK":
+                self.close()  # the next connection asks who owns our keys now
+                return BrokerUnavailable(f"{where} has given our keys to another node: {text}")
+            case "CROSSSLOT":
+                return BrokerUnusable(f"{where} keeps our keys on several nodes: use one global_keyprefix for all")
             case "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY":
                 return BrokerUnavailable(f"{where} cannot serve now: {text}")
             case "NOAUTH":
