@@ -125,7 +125,7 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def turn(self) -> tuple[str, ...]:
         """Return the keys that every turn needs, in the order in which the script knows them."""
         own = ("leases", "token", "paused", "revoked.version", "dead", "dead.letters", "dead.ids")
-        chords = f"{self.results_prefix}umbel.chords"  # beside what they are made of
+        chords = f"{self.results_prefix or self.prefix}umbel.chords"  # beside what they are made of
         return (self.prefix + self.unacked, self.prefix + self.unacked_index, *map(self.own, own), chords)
 
     # -- results
