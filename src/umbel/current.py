@@ -38,10 +38,12 @@ __all__ = [
     "process_id",
     "register_app",
     "request_of",
+    "run_coroutines_by",
     "set_current_app",
     "set_default_app",
     "share",
     "shared_constructors",
+    "thread_for_coroutines",
 ]
 
 # -- The process -------------------------------------------------------------------------------------------------------
@@ -276,6 +278,23 @@ def joining(*, allowed: bool) -> Iterator[None]:
         yield
     finally:
         _may_join.reset(token)
+
+
+# -- Coroutines in a process of greenlets ------------------------------------------------------------------------------
+
+
+class _Elsewhere:
+    run: Callable[[Callable[[], Any]], Any] | None = None
+
+
+def run_coroutines_by(in_thread: Callable[[Callable[[], Any]], Any] | None) -> None:
+    """Have coroutines of tasks run in real threads by *in_thread*: one thread cannot run an event loop per greenlet."""
+    _Elsewhere.run = in_thread
+
+
+def thread_for_coroutines() -> Callable[[Callable[[], Any]], Any] | None:
+    """Return what runs a function in a real thread and waits for it; None where each task has a thread anyway."""
+    return _Elsewhere.run
 
 
 current_app: Any = Proxy(get_current_app)

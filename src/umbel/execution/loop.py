@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
+from umbel import current
 from umbel.pools.strikes import INTERRUPTS, strikeable
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def run_in_this_thread(running: Coroutine[Any, Any, Any]) -> Any:
     An interrupt that strikes this thread is raised where the coroutine awaits, so that it can clean up (API-190).
     Background tasks that it leaves go on when the next coroutine runs in this thread.
     """
+    if (in_thread := current.thread_for_coroutines()) is not None:
+        return _run_among_greenlets(running, in_thread)
     if _is_in_a_loop():
         return _run_in_another_thread(running)
     runner = _LOOPS.runner
@@ -80,6 +83,25 @@ def _run_in_another_thread(running: Coroutine[Any, Any, Any]) -> Any:
     """Run it although this thread's loop is busy: with calling us (`apply` within a coroutine). It waits meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="umbel-apply") as executor:
         return executor.submit(copy_context().run, _asyncio().run, running).result()
+
+
+def _run_among_greenlets(running: Coroutine[Any, Any, Any], in_thread: Callable[[Callable[[], Any]], Any]) -> Any:
+    """Run it in a real thread; a strike hits the greenlet that waits for it, and ends the coroutine as well."""
+    cancel: list[Callable[[], object]] = []
+
+    async def work() -> Any:
+        asyncio = _asyncio()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        cancel.append(lambda: loop.call_soon_threadsafe(task.cancel))
+        return await running
+
+    context = copy_context()
+    try:
+        return in_thread(lambda: context.run(_asyncio().run, work()))
+    except INTERRUPTS:
+        for end in cancel:
+            end()
+        raise
 
 
 async def _struck(running: Coroutine[Any, Any, Any], struck: list[BaseException]) -> Any:

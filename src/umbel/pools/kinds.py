@@ -10,12 +10,18 @@ from umbel.pools.base import Runner
 from umbel.pools.child import Serve, serve_one
 from umbel.pools.children import ChildrenPool
 from umbel.pools.runners_asyncio import serve_asyncio
+from umbel.pools.runners_greenlets import GREEN, GreenRunner, load, serve_greenlets
 from umbel.pools.runners_threads import serve_threads
 from umbel.pools.solo import SoloPool
 
 __all__ = ["POOLS", "make_pool"]
 
-_SERVE: Final[dict[str, Serve]] = {"prefork": serve_one, "threads": serve_threads, "asyncio": serve_asyncio}
+_SERVE: Final[dict[str, Serve]] = {
+    "prefork": serve_one,
+    "threads": serve_threads,
+    "asyncio": serve_asyncio,
+    **dict.fromkeys(GREEN, serve_greenlets),
+}
 _ALIASES: Final = {"processes": "prefork"}
 
 POOLS: Final = (*_SERVE, "solo")
@@ -41,7 +47,7 @@ def make_pool(
         kind: one of `POOLS`.
         runner: what runs the jobs.
         slots: jobs that run at once; `solo` has one whatever this says.
-        processes: children that share the slots of `threads` and `asyncio`; None = 1. `prefork` has one per slot.
+        processes: children that share the slots; None = 1. `prefork` has one per slot whatever this says.
         max_jobs_per_child: a child is replaced when it has been given so many; None or 0 = never.
         max_memory_per_child: KiB resident, looked at after each job; beyond it a child is replaced. None = never.
         on_init: runs once where the children are forked from, before the first (again if that process is lost).
@@ -52,21 +58,29 @@ def make_pool(
 
     Raises:
         ImproperlyConfigured: there is no such kind.
+        MissingExtra: its library is not installed.
     """
     kind = _ALIASES.get(kind, kind)
     if kind == "solo":
         return SoloPool(runner)
     if kind not in _SERVE:
         raise ImproperlyConfigured(f"no pool is called {kind!r}; choose one of {', '.join(POOLS)}")
+
+    def init() -> None:
+        if kind in GREEN:
+            load(kind)
+        if on_init is not None:
+            on_init()
+
     return ChildrenPool(
         kind,
         _SERVE[kind],
-        runner,
+        GreenRunner(runner, kind) if kind in GREEN else runner,
         slots=slots,
         processes=None if kind == "prefork" else processes or 1,
         max_jobs_per_child=max_jobs_per_child,
         max_memory_per_child=max_memory_per_child or None,
-        on_init=on_init,
+        on_init=init,
         on_fork=on_fork,
         grace=grace,
         start_timeout=start_timeout,
