@@ -512,6 +512,13 @@ def test_naming_another_config_object_changes_everything_and_is_heard():
     assert "timezone" in heard[0]
 
 
+def test_the_first_setting_that_is_there_is_found():
+    conf = settings({"my_setting": 1, "MY_OTHER": 2})
+
+    assert conf.first("no_setting", "my_setting", "MY_OTHER") == 1
+    assert conf.first("no_setting") is None
+
+
 def test_a_config_object_that_changed_is_read_anew_on_request():
     source = module(timezone="A")
     conf = settings(source)

@@ -171,6 +171,10 @@ class Settings(MutableMapping[str, Any]):
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._get(key) is not _MISSING
 
+    def first(self, *keys: str) -> Any:
+        """Return the first of these settings that is there and not None; None = none is."""
+        return next((value for key in keys if (value := self.get(key)) is not None), None)
+
     def __iter__(self) -> Iterator[str]:
         self.finalize()
         layers = (BY_NAME, self._changes, self._source.custom(), *self._added_values)
