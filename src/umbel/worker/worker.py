@@ -18,7 +18,7 @@ from umbel._names import default_nodename
 from umbel.backends.base import Backend
 from umbel.bootsteps import Blueprint
 from umbel.brokers.base import Broker, Delivery, Settlement
-from umbel.exceptions import BackendError, BrokerUnavailable, OperationalError
+from umbel.exceptions import BackendError, BrokerUnavailable, InvalidMessage, NotRegistered, OperationalError
 from umbel.execution.outcome import Outcome
 from umbel.pools.base import Pool, Runner
 from umbel.pools.kinds import make_pool
@@ -431,7 +431,25 @@ class _Tasks:
         self._desk = worker.desk
 
     def conclude(self, delivery: Delivery, why: Why, evidence: str) -> Outcome:
-        return self._app.conclude(delivery, why.value, evidence, self._aside)
+        message = delivery.message
+        aside: Callable[[Callable[[], object]], None] = self._aside
+        match why:
+            case Why.INVALID:
+                _logger.error("A message in %r (%s) is not run: %s", delivery.queue, message.id, evidence)
+                signals.task_rejected.send(sender=self, message=message, exc=InvalidMessage(evidence))
+                aside = _drop  # no hook of a task: whoever sent this is not known to have meant it
+            case Why.UNKNOWN:
+                _logger.error(
+                    "Task %s[%s] is not run: %s. Import the module that defines it, or list it in 'include'; "
+                    "then: umbel dead retry %s", message.task, message.id, evidence, message.id,
+                )  # fmt: skip
+                exc = NotRegistered(message.task)
+                signals.task_unknown.send(sender=self, message=message, exc=exc, name=message.task, id=message.id)
+            case Why.EXPIRED | Why.REVOKED:
+                _logger.info("Task %s[%s] is not run: %s", message.task, message.id, evidence)
+            case _:
+                pass
+        return self._app.conclude(delivery, why.value, evidence, aside)
 
     def fire(self, ready: ReadyChord) -> Settlement:
         outcome = self._app.fire(ready)
@@ -481,6 +499,10 @@ class _Tasks:
         return tuple(
             msgspec.structs.replace(each, revoked=True) if is_stamped(each, stamps) else each for each in deliveries
         )
+
+
+def _drop(_call: Callable[[], object]) -> None:
+    """Take what users want done, and do not do it."""
 
 
 def _rules(conf: Any, prefetch_multiplier: int | None, concurrency: int) -> Rules:
