@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from umbel._names import symbol_by_name
+from umbel._repr import mask_url
 from umbel.brokers.redis_address import Address, parse_address
 from umbel.brokers.redis_names import Names
+from umbel.exceptions import SecurityWarning
 
 __all__ = ["broker_address", "names", "results_address"]
 
@@ -23,6 +26,12 @@ def broker_address(url: str, options: Mapping[str, Any], conf: Any) -> Address:
     # Celery's brokers take rediss:// without more for encrypted but not verified (TB-026).
     if url.startswith("rediss") and not said.get("ssl") and "ssl_cert_reqs" not in url:
         said["ssl"] = {"ssl_cert_reqs": "none"}
+        warnings.warn(
+            f"{mask_url(url)!r} is encrypted, but whoever answers is believed: as in Celery, no certificate is asked. "
+            "Say ssl_cert_reqs=required (or none, if that is meant) in the URL or in 'broker_use_ssl'.",
+            SecurityWarning,
+            stacklevel=2,
+        )
     return parse_address(url, said)
 
 
