@@ -5,7 +5,7 @@ import sys
 import pytest
 from umbel_interop_fleet import CELERY, Member, until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(200)]
 
 
 def entry(name, queue):

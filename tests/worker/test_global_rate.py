@@ -117,6 +117,7 @@ def test_three_workers_keep_one_limit_and_delay_nobody_else():
 
 
 @pytest.mark.process
+@pytest.mark.timeout(120)
 def test_two_workers_on_sqlite_start_no_task_before_its_time(tmp_path, start_workers):
     url = f"sqlite:///{tmp_path / 'queue.db'}"
     app = Umbel("limits", broker=url, backend=url, set_as_current=False)
