@@ -70,6 +70,7 @@ class SqliteBroker:
         self._consumed: tuple[str, ...] = ()
         self._wish: Wish | None = None  # what that means by some plan
         self._bell: Bell | None = None  # made when somebody asks for the descriptor; a sender needs none
+        self._lucky = False  # the last claim found something
         self._mover = Mover()
         self._sweeper = Sweeper()
         self._tidied = self._forgot = clock()
@@ -119,8 +120,13 @@ class SqliteBroker:
     def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Turn:
         self._check_open()
         if not settlements:
-            # Look before locking: an idle worker keeps nobody from writing.
-            finds = claim is not None and self._rest(poke=claim.limit <= 0)
+            # Look before locking: an idle worker keeps nobody from writing. Where it has always found something of
+            # late, it is likely to be alone, and the look would be one more step (benchmark round trip: 0.05 ms).
+            if claim is not None and claim.limit > 0 and self._lucky and self._bell is not None:
+                self._attend_bell()
+                finds = True
+            else:
+                finds = claim is not None and self._rest(poke=claim.limit <= 0)
             if claim is None or not ((finds and claim.limit > 0) or (claim.chords > 0 and self._has_ready())):
                 self._tidy()
                 return Turn()
@@ -132,6 +138,7 @@ class SqliteBroker:
                 self._bell.poke()  # who tries again should not wait for the next message
             raise
         deliveries = self._deliver(rows)
+        self._lucky = bool(deliveries) if claim is not None and claim.limit > 0 else self._lucky
         if settlements:
             self._wake(reached, mine=claim is None)
             self._tell(held)
@@ -212,13 +219,17 @@ class SqliteBroker:
         First we are to be woken, then we look: whoever commits after our look finds our name on the board.
         """
         if self._bell is not None:
-            self._bell.arm(interest(self._consumed))
-            self._bell.drain()
+            self._attend_bell()
         now = self._clock()
         found = bool(self._ask("due_now_sql", now, now))
         if found and poke and self._bell is not None:
             self._bell.poke()
         return found
+
+    def _attend_bell(self) -> None:
+        assert self._bell is not None
+        self._bell.arm(interest(self._consumed))
+        self._bell.drain()
 
     def _ask(self, question: Literal["due_sql", "due_now_sql"], *parameters: float) -> Any:
         """Return the answer to a question about the queues we consume, asked by a single statement."""

@@ -63,6 +63,7 @@ _SWEPT: Final = 10  # forgotten chords taken at such a look
 _LOOK_ALERT: Final = 0.5  # the same, once wake-ups were found missing
 _MISSED: Final = 3  # unwoken finds in a row until we say so
 _FAREWELL: Final = 10.0  # seconds that a worker which has stopped waits for a broker that is away
+_BRISK: Final = 0.001  # seconds: tasks that take less are waited for before anything else is done
 _BACKOFF: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between attempts to get the broker back
 
 
@@ -450,6 +451,10 @@ class Loop:
         wants = self._down_since is None and room(self.state) > 0
         if (wants and self._hungry) or (self._unsettled and self._down_since is None):
             return  # what ended without running is settled at once as well
+        if self.state.submitted and (self.state.pace or 1.0) < _BRISK and self._select(_BRISK):
+            # What runs has ended in a moment, and the broker was asked nothing meanwhile
+            # (benchmark round trip: 0.1 ms of 0.7).
+            return
         moments = [next_timer(self.state), self._tasks.news_due() if self._down_since is None else None]
         pool_timer = self._pool.next_timer()
         if pool_timer is not None:
@@ -470,14 +475,19 @@ class Loop:
         else:
             self._stop_listening()
         until = min((moment for moment in moments if moment is not None), default=None)
-        timeout = None if until is None else max(0.0, until - now)
-        for key, _ in self._selector.select(timeout):
+        self._select(None if until is None else max(0.0, until - now))
+        if wants and broker_timer is not None and time.monotonic() >= broker_timer:
+            self._hungry = True
+
+    def _select(self, timeout: float | None) -> bool:
+        """Wait for news from pool, broker and whoever posts; return whether there are any."""
+        news = self._selector.select(timeout)
+        for key, _ in news:
             if key.fd == self._listening:
                 self._hungry = True
             elif key.fd == self._wake_read:
                 os.read(self._wake_read, 4096)
-        if wants and broker_timer is not None and time.monotonic() >= broker_timer:
-            self._hungry = True
+        return bool(news)
 
     def _broker_timer(self, now: float) -> float | None:
         if self._down_since is not None:
