@@ -54,7 +54,7 @@ def test_a_visitor_says_the_stamps_of_each_task(app):
     assert made.options["b"] == 2
 
 
-@pytest.mark.row("API-290")
+@pytest.mark.row("API-289", "API-290")
 @pytest.mark.parametrize(
     ("there", "visitors", "given", "append", "found"),
     [
