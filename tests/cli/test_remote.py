@@ -152,6 +152,15 @@ def test_queues_are_paused_and_resumed(run, app):
     assert app.open_broker().paused() == frozenset()
 
 
+@pytest.mark.row("CLI-089")
+def test_events_without_options_are_a_live_view(run, app, monkeypatch):
+    seen = []
+    monkeypatch.setattr("umbel.cli.top.watch", seen.append)
+
+    assert run("events").code == 0
+    assert seen == [app]
+
+
 @pytest.mark.row("CLI-090", "CLI-091", "CLI-093", "CLI-094")
 def test_events_are_dumped_or_photographed(run, app, folder, monkeypatch):
     def capture(self, *_, **__):

@@ -103,6 +103,7 @@ def _shown(screen):
     ]
 
 
+@pytest.mark.row("CLI-097")
 def test_the_screen_fits_eighty_columns_and_obeys_keys(app, watch):
     pytest.importorskip("textual")
     from umbel.cli.top_screen import Top

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from umbel import Umbel, current
+from umbel import Umbel, current, signals
 from umbel.events.state import State
 from umbel.exceptions import TaskRevokedError
 from umbel.worker.control import Panel, control_command, inspect_command
@@ -190,6 +190,18 @@ def test_a_task_tells_events_of_its_own(app):
     assert (event["uuid"], event["done"], event["hostname"]) == (result.id, 3, "w1@host")
 
 
+@pytest.mark.row("API-443")
+def test_a_heartbeat_is_a_signal_too(app):
+    seen = []
+    signals.heartbeat_sent.connect(lambda sender, **_: seen.append(sender), weak=False, dispatch_uid="test")
+    try:
+        with running(app, without_heartbeat=True) as worker:
+            app.control.heartbeat(**ONE)
+    finally:
+        signals.heartbeat_sent.disconnect(dispatch_uid="test")
+    assert seen == [worker.desk]
+
+
 @pytest.mark.row("API-480", "PRT-230", "CLI-048", "CLI-049")
 def test_heartbeats_come_when_they_are_asked_for(app):
     with watching(app) as heard, running(app, without_heartbeat=True):
@@ -229,7 +241,9 @@ def test_what_a_worker_holds_can_be_seen(app, node, gate):
     assert inspect.active() == {"w1@host": []}
 
 
-@pytest.mark.row("API-492", "API-495", "API-496", "API-497", "API-498", "API-499", "API-502", "API-500", "API-504")
+@pytest.mark.row(
+    "API-492", "API-495", "API-496", "API-497", "API-498", "API-499", "API-502", "API-500", "API-504", "PRT-245"
+)
 def test_questions_are_answered_in_celerys_shapes(app, node):
     inspect = app.control.inspect(destination=["w1@host"])
 

@@ -75,9 +75,15 @@ class CommandState:
         self._desk.forbid_stamps(stamps)
 
     def elect(self, id: str, action: Any) -> None:
-        """Send the signature *action*, if no other worker has done so for this *id*."""
+        """Send the signature *action*, if no other worker has done so for this *id*.
+
+        Raises:
+            NotImplementedError: the broker cannot tell who was first.
+        """
         ledger = ledger_of(self.broker)
-        if ledger is None or ledger.publish_once(f"election-{id}", (), expires=3600.0):
+        if ledger is None:
+            raise NotImplementedError("this broker cannot decide elections; send the task itself instead")
+        if ledger.publish_once(f"election-{id}", (), expires=3600.0):
             self.app.signature(action).apply_async()
 
 
