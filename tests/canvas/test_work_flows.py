@@ -359,3 +359,13 @@ def test_a_chord_says_how_many_values_it_waits_for_before_its_header_is_sent(app
     assert (first.body["task"], len(first.ids)) == ("p.h", 4)
     assert (second.body["task"], len(second.ids)) == ("p.c", 2)
     assert second.ids == [call.options["task_id"] for call in app.sent if call.options.get("group_id") == second.group]
+
+
+@pytest.mark.row("API-263", "API-267")
+def test_a_group_alone_in_a_group_is_that_group(app):
+    inner = group(app.s("a"), app.s("b"))
+
+    result = group([inner]).apply_async()
+
+    assert len(inner) == len(result.results) == 2
+    assert [call.options["group_index"] for call in app.sent] == [0, 1]

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from umbel import Umbel, chain, chord, group
-from umbel.exceptions import ChordError, ImproperlyConfigured
+from umbel.exceptions import ChordError, Ignore, ImproperlyConfigured, Reject
 from umbel.worker.facts import Manner
 from umbel.worker.worker import Worker
 
@@ -264,6 +264,42 @@ def test_the_graph_of_a_result_shows_what_led_to_what(t):
     graph.to_dot(text := io.StringIO())
     assert f'0 [label="{first.id}"];' in text.getvalue()
     assert "0 -> 1;" in text.getvalue()
+
+
+@pytest.mark.row("API-292")
+def test_a_task_sees_its_stamps_and_extended_results_show_them(tmp_path):
+    app = make_app(tmp_path, "memory")
+    app.conf.result_extended = True
+    show = app.task(lambda self: [self.request.stamped_headers, self.request.stamps], name="show", bind=True)
+    with working(app):
+        sig = chord([show.s(), show.s()], app.tasks["same"].s())
+        sig.stamp(tenant="acme")
+        result = sig.apply_async()
+
+        assert result.get(timeout=PATIENCE) == [[["tenant"], {"tenant": "acme"}]] * 2
+        meta = app.backend.get_task_meta(result.parent.results[0].id)
+        assert meta["stamps"] == {"tenant": "acme"}
+
+
+@pytest.mark.row("API-282")
+@pytest.mark.parametrize("ending", [Ignore, Reject])
+def test_an_eager_chain_stops_where_a_step_is_ignored_or_rejected(tmp_path, ending):
+    app = make_app(tmp_path, "memory")
+    app.conf.task_always_eager = True
+    ran: list[str] = []
+
+    @app.task(name="ends")
+    def ends() -> None:
+        ran.append("ends")
+        raise ending
+
+    @app.task(name="never")
+    def never(_: Any) -> None:
+        ran.append("never")
+
+    result = (ends.s() | never.s()).apply_async()
+
+    assert (ran, result.state) == (["ends"], "IGNORED" if ending is Ignore else "REJECTED")
 
 
 @pytest.mark.row("PRT-206")
