@@ -156,7 +156,15 @@ def test_a_group_id_and_stamps_stay_as_they_are(app, add):
 def test_an_unknown_name_is_sent_by_name(app):
     app.s("far", 1).apply_async(queue="q")
 
-    assert app.sent == [("p.far", (1,), {}, {"route_name": None, "queue": "q"})]
+    assert app.sent == [("p.far", (1,), {}, {"queue": "q"})]
+
+
+def test_the_name_that_decides_the_route_goes_with_it(app, add):
+    app.s("far", 1).apply_async(route_name="p.other")
+    signature("p.add", app=app).apply_async(route_name="p.other")
+
+    assert app.sent == [("p.far", (1,), {}, {"route_name": "p.other"})]
+    assert add.used[0][3] == {"route_name": "p.other"}
 
 
 @pytest.mark.row("API-217")

@@ -166,10 +166,12 @@ class Signature(dict[str, Any]):
     ) -> Any:
         """Send it; return the result's handle. Options that are None are those of the signature."""
         args, kwargs, options = merged(self, args or (), kwargs or {}, _given(options))
+        if route_name is not None:
+            options["route_name"] = route_name
         try:
             send = self.type.apply_async
         except KeyError:  # unknown in this process
-            return self.app.send_task(self["task"], args, kwargs, route_name=route_name, **options)
+            return self.app.send_task(self["task"], args, kwargs, **options)
         return send(args, kwargs, **options)
 
     def apply(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:

@@ -312,7 +312,7 @@ class _Nursery:
         if self._seed.title is None or "NOSETPS" in os.environ:
             return
         try:
-            from setproctitle import setproctitle  # type: ignore[import-not-found]  # optional
+            from setproctitle import setproctitle
         except ImportError:
             return
         setproctitle(self._seed.title.format(process=process))

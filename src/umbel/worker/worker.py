@@ -53,10 +53,16 @@ class Application(Protocol):
     """What a worker needs of an application (`app/app.py`)."""
 
     conf: Any
-    tasks: Mapping[str, Any]
     steps: Mapping[str, Any]  # the project's own, by "worker" and "consumer"
-    amqp: Any  # .queues: select, deselect, consume_from, topology
     events: Any  # .packer(hostname), .topology
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """Return the registered tasks by name; reading it finalises the application."""
+
+    @property
+    def amqp(self) -> Any:
+        """Return what knows queues: .queues with select, deselect, consume_from, topology."""
 
     def open_broker(self) -> Broker:
         """Return a connection of our own for claiming; raises BrokerUnavailable."""
