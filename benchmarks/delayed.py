@@ -39,7 +39,7 @@ APP = """
 import os, time
 from umbel import Umbel
 
-app = Umbel("near", broker={url!r}, worker_redirect_stdouts=False)
+app = Umbel("near", broker={url!r}, worker_redirect_stdouts=False, task_default_queue="near")
 
 @app.task(ignore_result=True)
 def note(due):
@@ -133,7 +133,7 @@ def near(url: str | None, tasks: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         url = url or f"sqlite:///{folder}/queue.db"
         (Path(folder) / "near.py").write_text(APP.format(url=url, folder=folder))
-        app = Umbel("near", broker=url)
+        app = Umbel("near", broker=url, task_default_queue="near")
         command = [sys.executable, "-m", "umbel", "-A", "near", "worker", "-c", "2"]
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as worker:
             dice = random.Random(1)
