@@ -17,7 +17,7 @@ import pytest
 from umbel.backends.base import Backend, Watch
 from umbel.contrib.testing.contracts.calls import PATIENCE, finish, send, take
 from umbel.contrib.testing.contracts.crowd import elsewhere
-from umbel.contrib.testing.contracts.site import Site, at_once
+from umbel.contrib.testing.contracts.site import OnSite, Site, at_once
 from umbel.states import FAILURE, RETRY, STARTED, SUCCESS
 from umbel.wire.record import Record
 
@@ -26,21 +26,12 @@ __all__ = ["BackendContract"]
 _ODD_IDS = ("with space", "Größe/日本", "🐇", "quote'\"`;--", "%s", "[a*b?]", "line\nbreak", "../up", "i" * 200)
 
 
-class BackendContract:
+class BackendContract(OnSite):
     """Every promise of `umbel.backends.base.Backend` as a test.
 
     Subclass it as ``TestMine``, and say in `new_site` how a fresh store is made. Tests of what the store's `features`
     deny are skipped.
     """
-
-    def new_site(self, folder: Path) -> Site:
-        """Return a fresh, empty store; *folder* is empty and its own."""
-        raise NotImplementedError("say in new_site how a fresh store is made")
-
-    @pytest.fixture
-    def site(self, tmp_path: Path) -> Iterator[Site]:
-        with self.new_site(tmp_path).opened() as site:
-            yield site
 
     # -- storing and fetching -----------------------------------------------------------------------------------------
 

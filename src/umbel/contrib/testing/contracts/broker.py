@@ -19,7 +19,7 @@ from umbel.brokers.base import Broker, Bury, Claim, Delivery, Done, Lease, Publi
 from umbel.contrib.testing.contracts.broker_machine import run_machine
 from umbel.contrib.testing.contracts.calls import call, finish, is_woken, lease_of, nothing_comes, send, take, to
 from umbel.contrib.testing.contracts.crowd import Crowd
-from umbel.contrib.testing.contracts.site import Site, at_once
+from umbel.contrib.testing.contracts.site import OnSite, Site, at_once
 from umbel.wire.message import Message, Route
 from umbel.wire.record import Record
 from umbel.wire.topology import Binding, Exchange, QueueSpec, Topology
@@ -34,21 +34,12 @@ _VERDICTS = (Done(), Release(), Release(delay=5.0, counted=True, evidence="late"
 _THREADS = 4
 
 
-class BrokerContract:
+class BrokerContract(OnSite):
     """Every promise of `umbel.brokers.base.Broker` as a test.
 
     Subclass it as ``TestMine``, and say in `new_site` how a fresh store is made. Tests of what the broker's `features`
     deny are skipped.
     """
-
-    def new_site(self, folder: Path) -> Site:
-        """Return a fresh, empty store; *folder* is empty and its own."""
-        raise NotImplementedError("say in new_site how a fresh store is made")
-
-    @pytest.fixture
-    def site(self, tmp_path: Path) -> Iterator[Site]:
-        with self.new_site(tmp_path).opened() as site:
-            yield site
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

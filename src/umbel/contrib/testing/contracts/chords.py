@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from umbel.backends.base import ChordCounter, chord_counter
 from umbel.brokers.base import Broker, Bury, Claim, Release, Settlement, Turn, Verdict
 from umbel.contrib.testing.contracts.calls import PATIENCE, lease_of, send, take, to
-from umbel.contrib.testing.contracts.site import Site, at_once
+from umbel.contrib.testing.contracts.site import OnSite, Site, at_once
 from umbel.wire.chord import HELD, ChordPart, ChordSize, ReadyChord
 from umbel.wire.record import Record
 
 __all__ = ["ChordCounterContract", "ChordSettlementContract"]
 
 
-class ChordCounterContract:
+class ChordCounterContract(OnSite):
     """Every promise of `umbel.backends.base.ChordCounter` as a test; subclass it beside `BackendContract`."""
-
-    def new_site(self, folder: Path) -> Site:
-        """Return a fresh, empty store; *folder* is empty and its own."""
-        raise NotImplementedError("say in new_site how a fresh store is made")
-
-    @pytest.fixture
-    def site(self, tmp_path: Path) -> Iterator[Site]:
-        with self.new_site(tmp_path).opened() as site:
-            yield site
 
     def test_the_part_that_completes_a_chord_makes_it_ready(self, site: Site) -> None:
         counter = _counter(site)
@@ -148,17 +137,8 @@ class ChordCounterContract:
         assert sorted(group for found in completed for group in found) == ["a", "b"]
 
 
-class ChordSettlementContract:
+class ChordSettlementContract(OnSite):
     """Every promise that `Broker.settle` makes of chords as a test; subclass it beside `BrokerContract`."""
-
-    def new_site(self, folder: Path) -> Site:
-        """Return a fresh, empty store; *folder* is empty and its own."""
-        raise NotImplementedError("say in new_site how a fresh store is made")
-
-    @pytest.fixture
-    def site(self, tmp_path: Path) -> Iterator[Site]:
-        with self.new_site(tmp_path).opened() as site:
-            yield site
 
     def test_a_chord_is_opened_with_its_header_and_completed_with_its_last_part(self, site: Site) -> None:
         broker = site.broker("q")

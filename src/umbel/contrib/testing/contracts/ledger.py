@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from umbel.brokers.base import Broker, Release
 from umbel.brokers.ledger import Ledger, Note, ledger_of
 from umbel.contrib.testing.contracts.calls import finish, is_woken, nothing_comes, send, take, to
-from umbel.contrib.testing.contracts.site import Site, at_once
+from umbel.contrib.testing.contracts.site import OnSite, Site, at_once
 
 __all__ = ["LedgerContract"]
 
 _CROWD = 4
 
 
-class LedgerContract:
+class LedgerContract(OnSite):
     """Every promise of `umbel.brokers.ledger.Ledger` as a test; subclass it beside `BrokerContract`."""
-
-    def new_site(self, folder: Path) -> Site:
-        """Return a fresh, empty store; *folder* is empty and its own."""
-        raise NotImplementedError("say in new_site how a fresh store is made")
-
-    @pytest.fixture
-    def site(self, tmp_path: Path) -> Iterator[Site]:
-        with self.new_site(tmp_path).opened() as site:
-            yield site
 
     # -- once
 

@@ -9,12 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+import pytest
 
 from umbel.backends.base import Backend
 from umbel.brokers.base import Broker
 
-__all__ = ["Clock", "RealClock", "Site", "at_once"]
+__all__ = ["Clock", "OnSite", "RealClock", "Site", "at_once"]
 
 _T = TypeVar("_T")
 
@@ -91,6 +94,19 @@ class Site:
         """Close at the end what was opened."""
         with self._opened:
             yield self
+
+
+class OnSite:
+    """A suite whose tests each have a store of their own: say in `new_site` how one is made."""
+
+    def new_site(self, folder: Path) -> Site:
+        """Return a fresh, empty store; *folder* is empty and its own."""
+        raise NotImplementedError("say in new_site how a fresh store is made")
+
+    @pytest.fixture
+    def site(self, tmp_path: Path) -> Iterator[Site]:
+        with self.new_site(tmp_path).opened() as site:
+            yield site
 
 
 def at_once(*calls: Callable[[], _T], timeout: float = 50.0) -> list[_T]:
