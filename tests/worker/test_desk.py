@@ -8,8 +8,9 @@ from itertools import count
 import pytest
 
 from umbel import Umbel, current, signals
+from umbel.brokers.listener import Listener
 from umbel.events.state import State
-from umbel.exceptions import TaskRevokedError
+from umbel.exceptions import BrokerUnavailable, BrokerUnusable, TaskRevokedError
 from umbel.worker.control import Panel, control_command, inspect_command
 from umbel.worker.health import pages
 
@@ -377,6 +378,24 @@ def test_a_worker_is_shut_down(app, gate):
     assert app.control.shutdown(reply=True, timeout=0.2) == []
     thread.join(SECONDS)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable, BrokerUnusable, RuntimeError])
+def test_a_desk_begins_anew_when_its_connection_breaks(app, monkeypatch, error, caplog):
+    monkeypatch.setattr("umbel.worker.desk._BACKOFF", (0.01,))
+    hear, broken = Listener.hear, []
+
+    def fail_once(self, *args, **options):
+        if broken:
+            raise error(broken.pop())
+        return hear(self, *args, **options)
+
+    with running(app, heartbeat_interval=0.01):
+        monkeypatch.setattr(Listener, "hear", fail_once)
+        broken.append("it broke")
+        until(lambda: not broken)
+        until(lambda: app.control.ping(destination=["w1@host"], timeout=0.1))
+    assert ("Each needs a name of its own" in caplog.text) is (error is BrokerUnusable)
 
 
 @pytest.mark.row("CFG-170")

@@ -20,7 +20,7 @@ from umbel.app.version import __version__
 from umbel.brokers.base import Broker, Publication
 from umbel.brokers.ledger import ledger_of
 from umbel.brokers.listener import Listener
-from umbel.exceptions import BrokerUnavailable, CeleryError, EncodeError
+from umbel.exceptions import BrokerUnusable, CeleryError, EncodeError, OperationalError
 from umbel.wire.command import Command, Reply, is_for, read_command, reply_message
 from umbel.wire.message import Message, Route
 from umbel.worker.control import CommandState, NoReply, Panel
@@ -33,6 +33,7 @@ _logger: Final = logging.getLogger("celery.worker.control")
 
 _LOOK: Final = 5.0  # seconds between looks into the mailbox without having been woken
 _BACKOFF: Final = (0.5, 1.0, 2.0, 5.0)  # seconds between attempts to get the broker back
+_STEADY: Final = 15.0  # seconds after which an outage is a new one
 _BOOK: Final = "revoked-stamps"  # where the broker remembers what `revoke_by_stamped_headers` forbade
 
 
@@ -111,25 +112,32 @@ class Desk:
     def _run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
+            began = time.monotonic()
             try:
                 with closing(self._app.open_broker()) as broker:
                     self._broker = broker
                     self._remember_stamps(broker)
-                    self._serve(broker, is_first=failures == 0)
-                failures = 0
-            except BrokerUnavailable as exc:
-                if failures == 0:
-                    _logger.warning("commands are not heard, the broker cannot be reached: %s. Trying again.", exc)
+                    self._serve(broker)
+            except OperationalError as exc:
+                failures = 0 if time.monotonic() - began > _STEADY else failures
+                if failures == 0 and isinstance(exc, BrokerUnusable):
+                    _logger.error(
+                        "commands are not heard: %s Is another worker called %s? Each needs a name of its own.",
+                        exc,
+                        self._worker.hostname,
+                    )
+                elif failures == 0:
+                    # The loop says for people that the broker is lost, and once is enough.
+                    _logger.info("commands are not heard, the broker cannot be reached: %s Trying again.", exc)
                 failures += 1
                 select.select([self._wake_read], [], [], _BACKOFF[min(failures, len(_BACKOFF)) - 1])
             except Exception:
                 _logger.exception("the worker's desk failed; it begins anew")
-                failures += 1
                 select.select([self._wake_read], [], [], _BACKOFF[-1])
             finally:
                 self._broker = None
 
-    def _serve(self, broker: Broker, *, is_first: bool) -> None:
+    def _serve(self, broker: Broker) -> None:
         listener = None
         broker.declare(self._app.events.topology)
         if self._answers:
@@ -200,7 +208,7 @@ class Desk:
             return {"error": repr(KeyError(command.method))}
         try:
             return handler(self._state, **command.arguments)
-        except (NoReply, BrokerUnavailable):
+        except (NoReply, OperationalError):
             raise
         except Exception as exc:
             _logger.exception("Error while handling control command %s", command.method)
