@@ -10,13 +10,16 @@ __all__ = ["fold", "join"]
 _Types = Mapping[str, Any]  # the classes of chain, group and chord, by name
 
 
-def join(left: Any, right: Any, types: _Types) -> Any:
-    """Return *left* followed by *right*, both signatures (API-237 to API-252). Neither is changed."""
+def join(left: Any, right: Any, types: _Types, *, owned: bool = False) -> Any:
+    """Return *left* followed by *right*, both signatures (API-237 to API-252).
+
+    Neither is changed, unless *left* is *owned*: a copy that nobody else knows.
+    """
     right = _unwrapped(right)
     kinds = (left["subtask_type"], right["subtask_type"])
     match kinds:
         case ("chain", _):
-            return _chain(types, left, _appended(types, _tasks(left), right))
+            return _chain(types, left, _appended(types, _tasks(left), right, owned=owned))
         case ("group", "chain") if not _tasks(right):
             return _chain(types, left, [left])
         case ("group", _):
@@ -26,7 +29,7 @@ def join(left: Any, right: Any, types: _Types) -> Any:
         case ("chord", "group"):
             return _chain(types, left, [left, right]) if _tasks(right) else left
         case ("chord", _):
-            return _with_body(left, join(left["kwargs"]["body"], right, types))
+            return _extended(left, right, types, owned=owned)
         case (_, "chain"):
             return _chain(types, left, [left, *_tasks(right)])
         case _:
@@ -41,7 +44,7 @@ def fold(signatures: Any, types: _Types, app: Any = None) -> Any:
     return made
 
 
-def _appended(types: _Types, tasks: list[Any], right: Any) -> Any:
+def _appended(types: _Types, tasks: list[Any], right: Any, *, owned: bool) -> Any:
     """Return the tasks of a chain with *right* behind them, or what it becomes instead of a chain."""
     kind = right["subtask_type"]
     if kind == "chain" and not _tasks(right):
@@ -62,7 +65,7 @@ def _appended(types: _Types, tasks: list[Any], right: Any) -> Any:
         case ("chord", "chain"):
             return [*tasks, *_tasks(right)]
         case ("chord", _):
-            return [*before, _with_body(last, join(last["kwargs"]["body"], right, types))]
+            return [*before, _extended(last, right, types, owned=owned)]
         case (_, "chain"):
             return [*tasks, *_tasks(right)]
         case _:
@@ -76,9 +79,10 @@ def _chain(types: _Types, left: Any, tasks: Any) -> Any:
     return types["chain"].of(tasks, left.bound_app(), options)
 
 
-def _with_body(chord: Any, body: Any) -> Any:
-    made = chord.clone()
-    made["kwargs"]["body"] = body
+def _extended(chord: Any, right: Any, types: _Types, *, owned: bool) -> Any:
+    """Return *chord* whose body *right* follows; what is within is copied once, however deep."""
+    made = chord if owned else chord.clone()
+    made["kwargs"]["body"] = join(made["kwargs"]["body"], right, types, owned=True)
     return made
 
 
