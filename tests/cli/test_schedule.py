@@ -16,7 +16,7 @@ import pytest
 from umbel import Umbel, signals
 from umbel.beat import EmbeddedService, PersistentScheduler, Scheduler, Service, SharedScheduler
 from umbel.beat.service import scheduler_class
-from umbel.exceptions import ImproperlyConfigured
+from umbel.exceptions import BrokerUnavailable, ImproperlyConfigured
 
 SHOP = """
 from umbel import Umbel
@@ -200,7 +200,7 @@ def test_beat_sends_until_it_is_told_to_stop(umbel, shop):
         assert (shop / "beat.pid").read_text() == f"{beat.pid}\n"
         second = start(shop, "--pidfile", "beat.pid")
         _, err = second.communicate(timeout=30)
-        assert second.returncode == 2
+        assert second.returncode == 73
         assert f"says that process {beat.pid} runs already" in err
     finally:
         beat.send_signal(signal.SIGTERM)
@@ -222,6 +222,37 @@ def test_installed_packages_may_name_schedulers(monkeypatch, group):
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: [point] if group == point.group else [])
     with Umbel("one", broker="memory://", beat_scheduler="mine", set_as_current=False) as app:
         assert scheduler_class(app) is Scheduler
+
+
+def test_beat_waits_for_a_broker_that_is_not_there_yet(monkeypatch, caplog):
+    monkeypatch.setattr("umbel.beat.service._RETRY", 0.01)
+    with Umbel("one", broker="memory://", set_as_current=False) as app:
+        failures = [BrokerUnavailable("gone")] * 3
+        connect = app.open_broker
+
+        def fail(**options):
+            if failures:
+                raise failures.pop()
+            return connect(**options)
+
+        app.open_broker = fail
+        service = Service(app)
+        assert type(service.wait_for_scheduler()) is SharedScheduler
+        service.scheduler.close()
+        assert caplog.text.count("the broker cannot be reached: gone") == 1
+        service = Service(app)
+        service.stop()
+        assert service.wait_for_scheduler() is None
+
+
+def test_a_beat_in_a_thread_says_once_that_its_settings_are_wrong(caplog):
+    with Umbel("one", broker="memory://", beat_misfire="often", set_as_current=False) as app:
+        thread = EmbeddedService(app, thread=True)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+    assert caplog.text.count("beat: cannot run") == 1
+    assert "misfire='often'" in caplog.text
 
 
 @pytest.mark.row("API-384", "CFG-215")

@@ -82,7 +82,7 @@ class Service:
     def start(self, embedded_process: bool = False) -> None:
         """Run until stopped."""
         try:
-            scheduler = self._patiently()
+            scheduler = self.wait_for_scheduler()
             if scheduler is None:
                 return
             _logger.info("beat: Starting...")
@@ -128,8 +128,8 @@ class Service:
                 getattr(scheduler, "_do_sync", scheduler.sync)()
             self._stop.wait(seconds)
 
-    def _patiently(self) -> Any:
-        """Return the scheduler as soon as the broker can be reached; None = stopped before."""
+    def wait_for_scheduler(self) -> Any:
+        """Return the scheduler, as soon as the broker can be reached; None = stopped before."""
         told = False
         while not self._stop.is_set():
             try:
@@ -183,6 +183,9 @@ class _Thread(threading.Thread):
         while not self.service._stop.is_set():
             try:
                 self.service.start(embedded_process=True)
+            except ImproperlyConfigured as exc:
+                _logger.critical("beat: cannot run, and no periodic task is sent by this worker: %s", exc)
+                return
             except Exception:
                 _logger.exception("beat: died; starting again in %g s", _RETRY)
                 self.service._stop.wait(_RETRY)

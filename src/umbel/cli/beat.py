@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -18,8 +16,10 @@ from umbel._repr import mask_url
 from umbel._time import humanize_seconds
 from umbel.app.settings import parse_assignments
 from umbel.beat.service import Service
+from umbel.cli import daemon
 from umbel.cli.base import Command
-from umbel.cli.session import CannotStart, Session
+from umbel.cli.daemon import daemon_options, drop_privileges
+from umbel.cli.session import Session
 from umbel.exceptions import ImproperlyConfigured
 
 __all__ = ["command"]
@@ -41,7 +41,8 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
     help="What is logged.",
 )  # fmt: skip
 @click.option("-f", "--logfile", help="File to log to. Default: stderr.")
-@click.option("--pidfile", help="File with the process id while beat runs.")
+@click.option("--detach", is_flag=True, help="Run in the background.")
+@daemon_options
 @click.argument("settings", nargs=-1, metavar="[SETTING=VALUE]...")
 @click.pass_obj
 def command(
@@ -56,13 +57,21 @@ def command(
     hostname: str | None,
     loglevel: str,
     logfile: str | None,
+    detach: bool,
     pidfile: str | None,
+    uid: str | None,
+    gid: str | None,
+    umask: str | None,
+    executable: str | None,
 ) -> int:
     """Send periodic tasks.
 
     With a broker that keeps a ledger (SQLite, Redis) any number may run, and each instant is sent once. With others,
     such as RabbitMQ, run exactly one.
     """
+    if detach:
+        return daemon.detach(session.argv, held=pidfile, umask=umask, executable=executable)
+    drop_privileges(uid, gid)
     app = session.app
     try:
         app.conf.update(parse_assignments(settings, namespace="celery"))
@@ -79,10 +88,11 @@ def command(
         remote_control=remote_control,
         hostname=hostname,
     )
-    with _pidfile(pidfile or app.conf.beat_pidfile), _stopping(service):
+    with daemon.pidfile(pidfile or app.conf.beat_pidfile), _stopping(service):
         if not session.quiet:
             click.echo(f"celery beat v{umbel.__version__} is starting.")
-            click.echo(_banner(service, loglevel, logfile))
+            if service.wait_for_scheduler() is not None:
+                click.echo(_banner(service, loglevel, logfile))
         service.start()
     return 0
 
@@ -115,46 +125,3 @@ def _stopping(service: Service) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _pidfile(name: str | None) -> Iterator[None]:
-    """Hold a file with our process id; raises CannotStart when a living process holds it."""
-    if not name:
-        yield
-        return
-    path = Path(name).absolute()
-    while True:
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            pid = _pid_in(path)
-            if pid is not None and _lives(pid):
-                raise CannotStart(f"the pidfile {name} says that process {pid} runs already; stop it first") from None
-            path.unlink(missing_ok=True)  # left behind by one that died
-        else:
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-            os.close(descriptor)
-            break
-    try:
-        yield
-    finally:
-        if _pid_in(path) == os.getpid():
-            path.unlink(missing_ok=True)
-
-
-def _pid_in(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
