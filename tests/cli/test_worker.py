@@ -32,7 +32,7 @@ def made(monkeypatch):
 
 @pytest.mark.row(
     "CLI-027", "CLI-030", "CLI-032", "CLI-034", "CLI-035", "CLI-037", "CLI-038", "CLI-039", "CLI-040", "CLI-042",
-    "CLI-043", "CLI-044", "CLI-050",
+    "CLI-043", "CLI-044", "CLI-046", "CLI-047", "CLI-048", "CLI-049", "CLI-050",
 )  # fmt: skip
 def test_options_are_given_to_the_worker(umbel, hello, made):
     ran = umbel(
@@ -113,12 +113,11 @@ def test_quiet_hides_the_banner(umbel, hello, made, monkeypatch):
         (("-c", "many"), "'many' is neither a number of tasks nor auto"),
         (("-c", "-1"), "'-1' is neither"),
         (("-l", "loud"), "'loud'"),
-        (("-P", "gevent"), "the gevent pool comes with a later version of umbel"),
-        (("-P", "preforc"), "'preforc' is no pool; choose one of prefork, threads, asyncio, solo"),
+        (("-P", "preforc"), "'preforc' is no pool; choose one of prefork, threads, asyncio, gevent, eventlet, solo"),
         (("--autoscale=many",), "'many' is not of the form MAX,MIN or MAX"),
         (("--autoscale", "0"), "'0' is not of the form MAX,MIN or MAX"),
         (("-O", "quick"), "'quick'"),
-        (("--statedb=x",), "umbel's worker has no --statedb yet"),
+        (("--pool-start-method=spawn",), "'spawn'"),
         (("--quiett",), "--quiet"),
         (("prefetch_multiplyer=3",), "did you mean 'worker_prefetch_multiplier'?"),
         (("prefetch_multiplier=many",), "is no int"),

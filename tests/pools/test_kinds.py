@@ -18,5 +18,6 @@ def test_celerys_other_name_of_prefork_is_known():
 
 
 def test_an_unknown_kind_is_an_error_that_names_the_known_ones():
-    with pytest.raises(ImproperlyConfigured, match="'fork'; choose one of prefork, threads, asyncio, gevent, eventlet, solo"):
+    known = "prefork, threads, asyncio, gevent, eventlet, solo"
+    with pytest.raises(ImproperlyConfigured, match=f"'fork'; choose one of {known}"):
         make_pool("fork", ScriptRunner())

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "worker": ("umbel.cli.worker", "Run tasks."),
     "beat": ("umbel.cli.beat", "Send periodic tasks."),
     "schedule": ("umbel.cli.schedule", "Look at periodic tasks, and change them while beats run."),
+    "multi": ("umbel.cli.multi", "Start, stop and restart several workers by their names."),
     "call": ("umbel.cli.call", "Send a task by its name, and print its id."),
     "result": ("umbel.cli.result", "Wait for a task's result, and print it."),
     "purge": ("umbel.cli.purge", "Drop all messages that wait in queues."),

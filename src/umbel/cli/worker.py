@@ -15,8 +15,10 @@ from umbel import signals
 from umbel._names import default_nodename, host_format, node_format
 from umbel.app.settings import parse_assignments
 from umbel.beat.service import EmbeddedService
+from umbel.cli import daemon
 from umbel.cli.banner import banner
 from umbel.cli.base import Command
+from umbel.cli.daemon import daemon_options, drop_privileges
 from umbel.cli.purge import names
 from umbel.cli.reload import keep_running
 from umbel.cli.session import CannotStart, Session
@@ -29,13 +31,6 @@ __all__ = ["command"]
 _logger: Final = logging.getLogger("celery.worker")
 
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
-_GREEN: Final = ("eventlet", "gevent")
-# Options of Celery's worker that umbel does not have yet. They are named, so that nobody who moves a command line
-# looks for a spelling mistake.
-_LATER: Final = (
-    "-D --detach -S --statedb --pool-start-method "
-    "--pidfile --uid --gid --umask --executable"
-)
 
 
 class _Pool(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -47,13 +42,6 @@ class _Pool(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
         return f"[{'|'.join(POOLS)}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value in _GREEN:
-            self.fail(
-                f"the {value} pool comes with a later version of umbel; -P asyncio runs thousands of async tasks "
-                f"at once, -P threads others that wait a lot",
-                param,
-                ctx,
-            )
         if value not in (*POOLS, "processes"):
             self.fail(f"{value!r} is no pool; choose one of {', '.join(POOLS)}", param, ctx)
         return value
@@ -84,21 +72,7 @@ class _Bounds(click.ParamType):  # type: ignore[type-arg]  # generic only in the
             self.fail(f"{value!r} is not of the form MAX,MIN or MAX, such as 10,3", param, ctx)
 
 
-class _WorkerCommand(Command):
-    """Knows which options are Celery's but not ours yet."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as exc:
-            if exc.option_name in _LATER.split():
-                ctx.fail(
-                    f"umbel's worker has no {exc.option_name} yet; it is Celery's, and comes with a later version."
-                )
-            raise
-
-
-@click.command("worker", cls=_WorkerCommand)
+@click.command("worker", cls=Command)
 @click.option("-n", "--hostname", help="Node name, w1@%h for example; %h is the host, %n the name, %d the domain.")
 @click.option(
     "-l", "--loglevel", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING", show_default=True,
@@ -138,6 +112,16 @@ class _WorkerCommand(Command):
 @click.option("-B", "--beat", is_flag=True, help="Send periodic tasks as well; see umbel beat.")
 @click.option("-s", "--schedule-filename", "--schedule", metavar="FILE", help="As umbel beat --schedule.")
 @click.option("--scheduler", metavar="CLASS", help="As umbel beat --scheduler.")
+@click.option("-D", "--detach", is_flag=True, help="Run in the background.")
+@daemon_options
+@click.option(
+    "-S", "--statedb", metavar="FILE", expose_value=False,
+    help="Accepted. Revoked ids are kept by the broker, for all workers.",
+)  # fmt: skip
+@click.option(
+    "--pool-start-method", type=click.Choice(("fork",)), expose_value=False,
+    help="Accepted. Children are forked from a process that has imported the app and does nothing else.",
+)  # fmt: skip
 @click.option("--reload", is_flag=True, help="Restart when a source file changes; for development.")
 @click.argument("settings", nargs=-1, metavar="[SETTING=VALUE]...")
 @click.pass_obj
@@ -151,6 +135,12 @@ def command(
     logfile: str | None,
     include: str | None,
     reload: bool,
+    detach: bool,
+    pidfile: str | None,
+    uid: str | None,
+    gid: str | None,
+    umask: str | None,
+    executable: str | None,
     beat: bool,
     schedule_filename: str | None,
     scheduler: str | None,
@@ -163,6 +153,14 @@ def command(
     """
     if reload:
         return keep_running(session.argv)
+    try:
+        node = host_format(default_nodename(hostname))
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--hostname") from exc
+    if detach:
+        held = node_format(pidfile, node) if pidfile else None
+        return daemon.detach(session.argv, held=held, umask=umask, executable=executable)
+    drop_privileges(uid, gid)
     app = session.app
     try:
         app.conf.update(parse_assignments(settings, namespace="worker"))
@@ -173,10 +171,7 @@ def command(
     if disable_prefetch:
         app.conf.worker_disable_prefetch = True
     _check_user(app.conf.accept_content)
-    try:
-        node = host_format(default_nodename(hostname))
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param_hint="--hostname") from exc
+    held = pidfile or app.conf.worker_pidfile
     clock = None
     if beat:
         clock = EmbeddedService(app, thread=True, schedule_filename=schedule_filename, scheduler_cls=scheduler)
@@ -188,7 +183,8 @@ def command(
             _logger.warning(_EARLY)
         if not session.quiet:
             click.echo(banner(worker, loglevel, color=_color(session)), file=sys.__stdout__)
-        return worker.start()
+        with daemon.pidfile(node_format(held, node) if held else None):
+            return worker.start()
     finally:
         if clock is not None and clock.is_alive():
             clock.stop()

@@ -1,0 +1,67 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from umbel.cli.daemon import Held, drop_privileges, mode_of, pid_in, pidfile
+from umbel.cli.session import CannotStart
+
+
+@pytest.mark.row("CLI-056", "CLI-142")
+def test_a_pidfile_is_held_for_a_block(tmp_path):
+    path = tmp_path / "a.pid"
+
+    with pidfile(str(path)):
+        assert path.read_text() == f"{os.getpid()}\n"
+        with pytest.raises(Held, match=f"says that process {os.getpid()} runs already") as refused, pidfile(str(path)):
+            pass
+    assert refused.value.exit_code == 73
+    assert not path.exists()
+
+
+@pytest.mark.row("CLI-056")
+@pytest.mark.parametrize("left", ["", "nonsense\n", "4194305\n"])
+def test_a_stale_or_broken_pidfile_is_replaced(tmp_path, left):
+    path = tmp_path / "a.pid"
+    path.write_text(left)
+
+    with pidfile(str(path)):
+        assert pid_in(path) == os.getpid()
+
+
+def test_a_pidfile_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(CannotStart, match=r"nowhere/a\.pid cannot be written"), pidfile(f"{tmp_path}/nowhere/a.pid"):
+        pass
+
+
+@pytest.mark.row("CLI-058")
+def test_a_umask_is_octal_if_it_begins_with_0():
+    assert (mode_of("022"), mode_of("18")) == (0o022, 18)
+    with pytest.raises(CannotStart, match="'o22' is no number"):
+        mode_of("o22")
+
+
+@pytest.mark.row("CLI-057")
+def test_an_unknown_user_is_named():
+    with pytest.raises(CannotStart, match="no user 'nobody-of-that-name'"):
+        drop_privileges("nobody-of-that-name", None)
+    drop_privileges(None, None)
+
+
+@pytest.mark.process
+@pytest.mark.row("CLI-057")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may become somebody else")
+def test_root_becomes_somebody_else_for_good():
+    program = """
+        import os
+        from umbel.cli.daemon import drop_privileges
+        drop_privileges("nobody", None)
+        print(0 in {os.getuid(), os.geteuid(), os.getgid(), os.getegid()})
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=50, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
