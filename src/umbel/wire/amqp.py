@@ -27,6 +27,8 @@ __all__ = [
     "method_frame",
     "nack",
     "read_arguments",
+    "write_octet",
+    "write_short",
 ]
 
 PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
@@ -303,7 +305,8 @@ def _read_deliver(payload: bytes) -> tuple[Any, ...]:
 # -- Strings and numbers -----------------------------------------------------------------------------------------------
 
 
-def _write_short_string(value: str) -> bytes:
+def write_short(value: str) -> bytes:
+    """Return *value* as a short string; raises TypeError beyond 255 bytes."""
     data = value.encode("utf-8", "surrogatepass")
     if len(data) > 255:
         raise TypeError(f"AMQP takes at most 255 bytes in names, keys and ids; this has {len(data)}: {value[:60]!r}…")
@@ -328,6 +331,13 @@ def _read_long_string(data: bytes, at: int) -> tuple[bytes, int]:
     if end > len(data):
         raise IndexError("a string is cut off")
     return data[at + 4 : end], end
+
+
+def write_octet(value: int) -> bytes:
+    """Return a number below 256 as AMQP has it; raises TypeError."""
+    if not 0 <= value < 256:
+        raise TypeError(f"AMQP takes a number from 0 to 255 here, not {value!r}"[:200])
+    return bytes((value,))
 
 
 def _number_writer(size: int) -> Callable[[Any], bytes]:
@@ -373,7 +383,7 @@ def encode_table(table: Mapping[str, Any]) -> bytes:
 def _key(key: object, known: dict[object, bytes] = {}) -> bytes:  # noqa: B006 - the headers' names are few and constant
     found = known.get(key)
     if found is None:
-        found = _write_short_string(key if isinstance(key, str) else str(key))
+        found = write_short(key if isinstance(key, str) else str(key))
         if len(known) < 256:
             known[key] = found
     return found
@@ -566,7 +576,7 @@ _WRITERS: Final[dict[str, Callable[[Any], bytes]]] = {
     "s": _number_writer(2),
     "l": _number_writer(4),
     "q": _number_writer(8),
-    "S": _write_short_string,
+    "S": write_short,
     "X": _write_long_string,
     "T": encode_table,
 }
