@@ -449,12 +449,14 @@ class AmqpBroker:
         self._check_open()
         link = self._asking()
         names = [name for name in self._queues if not name.startswith("umbel.")] if queues is None else list(queues)
+        counts = {name: ready for name in names if (ready := self._count(link, name)) is not None}
+        if link.has_channel(CHANNEL):  # what was sent to us and has not arrived
+            link.call(CHANNEL, "channel.flow", True)
+            self._look(link)
         found: dict[str, QueueSize] = {}
-        for name in names:
-            ready = self._count(link, name)
-            if ready is not None:
-                held = sum(record.queue == name for record in self._taps.held.values())
-                found[name] = QueueSize(ready=ready + self._taps.waiting(name), delayed=0, claimed=held)
+        for name, ready in counts.items():
+            held = sum(record.queue == name for record in self._taps.held.values())
+            found[name] = QueueSize(ready=ready + self._taps.waiting(name), delayed=0, claimed=held)
         return found
 
     def purge(self, queue: str) -> int:
