@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import selectors
-import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -28,10 +26,13 @@ from umbel.brokers.base import (
 )
 from umbel.brokers.ledger import Note
 from umbel.brokers.redis_address import Address
+from umbel.brokers.redis_bell import Bell
+from umbel.brokers.redis_dead import Graves
 from umbel.brokers.redis_link import Argument, Link, LinkLost
 from umbel.brokers.redis_names import Names
 from umbel.brokers.redis_orders import Orders, part_of_chord, size_of_chord
 from umbel.brokers.redis_parcels import Letter, Parcels, Seen, published
+from umbel.brokers.redis_revoked import Revocations
 from umbel.brokers.redis_routes import Routes
 from umbel.brokers.redis_scripts import ARM, GIVE_BACK, RENEW, RESERVE, TURN
 from umbel.exceptions import BrokerUnavailable, BrokerUnusable, PublishTimeout
@@ -45,7 +46,6 @@ __all__ = ["RedisBroker"]
 
 _SEEN: Final = 10.0  # seconds after which we tell again that we consume; a silence of 30 means that we are gone
 _BLIND: Final = 0.1  # seconds between two looks where the server cannot tell us of changes
-_FORGET: Final = 600.0  # seconds between two looks for revocations that have expired
 _CHUNK: Final = 500
 _MOST_KNOWN: Final = 10_000
 # Bytes that make tags unlike others'. So many, because a set whose members are longer than 64 characters is kept as a
@@ -98,7 +98,7 @@ class RedisBroker:
         self._pid = os.getpid()
         self._consumed: tuple[str, ...] = ()
         self._turned = 0  # claims, for going round the queues
-        self._bell: _Bell | None = None  # made when somebody asks for the descriptor; a sender needs none
+        self._bell: Bell | None = None  # made when somebody asks for the descriptor; a sender needs none
         self._blind = False  # the server does not tell us of changes
         self._changed = True  # what we know of the next due time is old
         self._due: float | None = None  # unix seconds
@@ -109,9 +109,8 @@ class RedisBroker:
         self._now_at = 0.0  # monotonic, when that was
         self._told = 0.0  # monotonic: when we said last that we consume
         self._restored = 0.0  # when we looked last for what foreign workers lost
-        self._revoked: dict[str, float] = {}  # task id -> unix seconds
-        self._revoked_version: bytes | None = None
-        self._forgot = time.monotonic()
+        self._revoked = Revocations(self._link, names, self._ids_here)
+        self._graves = Graves(self._link, names, self._parcels, lambda orders: len(self._turn(orders)[1]))
         self._known: set[str] = set()  # queues that we have made known
         self._heard: deque[tuple[str, bytes]] = deque()  # of fanout: queue, envelope
         self._local: dict[str, tuple[str, bytes]] = {}  # of fanout, in a worker's hand: by tag
@@ -266,7 +265,7 @@ class RedisBroker:
             if answer[4] is not None:
                 self._give_back_late(answer[3], answer[4])
                 continue
-            self._refresh_revoked(answer[5])
+            self._revoked.refresh(answer[5])
             waiting = self._read_claimed(answer[6], claim.owner, deliveries) if answer[6] is not None else []
             if not waiting:
                 self._note_due(answer[3])
@@ -590,7 +589,7 @@ class RedisBroker:
         self._check_open()
         if self._bell is None:
             self._link.close()  # the next one asks the server to tell us of changes
-            self._bell = _Bell()
+            self._bell = Bell()
             self._link.open()
             if self._consumed:
                 self._look()
@@ -640,7 +639,7 @@ class RedisBroker:
         """Make a new connection what the old one was."""
         self._changed = True
         self._routes.forget()
-        self._revoked_version = None
+        self._revoked.forget()
         if self._bell is None:
             return
         self._bell.watch(link.fileno())
@@ -743,75 +742,33 @@ class RedisBroker:
 
     def revoke(self, ids: Iterable[str], *, expires: float = 10800.0 * 8) -> None:
         self._check_open()
-        wanted = list(dict.fromkeys(ids))
-        if not wanted:
-            return
-        until = self._server_time() + expires
-        commands: list[tuple[Argument, ...]] = [(b"MULTI",)]
-        for start in range(0, len(wanted), _CHUNK):
-            words = [word for task_id in wanted[start : start + _CHUNK] for word in (repr(until), task_id)]
-            commands.append((b"ZADD", self._names.own("revoked"), b"GT", *words))
-        self._link.pipeline([*commands, (b"INCR", self._names.own("revoked.version")), (b"EXEC",)])
-        self._forget_revoked()
+        self._revoked.add(ids, self._server_time(), expires)
 
     def revoked(self) -> frozenset[str]:
         self._check_open()
-        now = self._server_time()
-        known = self._read_revoked()
-        expired = {task_id for task_id, until in known.items() if until <= now}
-        waiting = self._waiting(expired) if expired else set()
-        return frozenset(task_id for task_id in known if task_id not in expired or task_id in waiting)
-
-    def _read_revoked(self) -> dict[str, float]:
-        found = self._link.call(b"ZRANGE", self._names.own("revoked"), 0, -1, b"WITHSCORES")
-        return {task_id.decode("utf-8", "replace"): float(until) for task_id, until in found}
-
-    def _refresh_revoked(self, version: bytes | None) -> None:
-        if version != self._revoked_version:
-            self._revoked = self._read_revoked() if version is not None else {}
-            self._revoked_version = version
+        return self._revoked.all(self._server_time())
 
     def _is_revoked(self, seen: Seen) -> bool:
-        until = self._revoked.get(seen.envelope.message.id)
-        if until is None:
-            return False
-        since = published(seen.envelope.delivery_tag)
-        # A revocation holds for its time, and longer for what was published before its end.
-        return self._now < until or (since is not None and since <= until)
+        return self._revoked.holds(seen.envelope.message.id, published(seen.envelope.delivery_tag), self._now)
 
-    def _forget_revoked(self) -> None:
-        """Forget from time to time the revocations that have expired, unless such a message waits."""
-        if 0 <= time.monotonic() - self._forgot < _FORGET:
-            return
-        self._forgot = time.monotonic()
-        now = self._server_time()
-        expired = {task_id for task_id, until in self._read_revoked().items() if until <= now}
-        gone = list(expired - self._waiting(expired)) if expired else []
-        for start in range(0, len(gone), _CHUNK):
-            self._link.call(b"ZREM", self._names.own("revoked"), *gone[start : start + _CHUNK])
-
-    def _waiting(self, ids: set[str]) -> set[str]:
-        """Return those of *ids* of which a message is still here."""
+    def _ids_here(self) -> Iterator[str]:
+        """Yield the task ids of all messages that are here, in lists, delayed or in some hand."""
         names, link = self._names, self._link
-        waiting: set[str] = set()
-
-        def look(envelopes: Iterable[bytes]) -> None:
-            for data in envelopes:
-                task_id = self._parcels.read(data, "", plain=True).envelope.message.id
-                if task_id in ids:
-                    waiting.add(task_id)
-
-        for name in link.call(b"ZRANGE", names.own("queues"), 0, -1):
-            for key in names.lists(name.decode()):
-                for start in range(0, link.call(b"LLEN", key), _CHUNK):
-                    look(link.call(b"LRANGE", key, start, start + _CHUNK - 1))
-            look(member[1:] for member in link.call(b"ZRANGE", names.delayed(name.decode()), 0, -1))
         unacked, index, *_ = self._turn_keys
-        tags = link.call(b"ZRANGE", index, 0, -1)
-        for start in range(0, len(tags), _CHUNK):
-            entries = link.call(b"HMGET", unacked, *tags[start : start + _CHUNK])
-            look(data for entry in entries for _, data in self._foreign(entry))
-        return waiting
+
+        def messages() -> Iterator[bytes]:
+            for name in link.call(b"ZRANGE", names.own("queues"), 0, -1):
+                for key in names.lists(name.decode()):
+                    for start in range(0, link.call(b"LLEN", key), _CHUNK):
+                        yield from link.call(b"LRANGE", key, start, start + _CHUNK - 1)
+                yield from (member[1:] for member in link.call(b"ZRANGE", names.delayed(name.decode()), 0, -1))
+            tags = link.call(b"ZRANGE", index, 0, -1)
+            for start in range(0, len(tags), _CHUNK):
+                for entry in link.call(b"HMGET", unacked, *tags[start : start + _CHUNK]):
+                    yield from (data for _, data in self._foreign(entry))
+
+        for data in messages():
+            yield self._parcels.read(data, "", plain=True).envelope.message.id
 
     # -- the ledger
 
@@ -856,68 +813,22 @@ class RedisBroker:
 
     def dead(self, *, limit: int = 100, after: int | str | None = None) -> list[DeadLetter]:
         self._check_open()
-        if limit <= 0:
-            return []
-        begin = b"-inf" if after is None else f"({int(after)}".encode()
-        own = self._names.own
-        tags = self._link.call(b"ZRANGEBYSCORE", own("dead"), begin, b"+inf", b"LIMIT", 0, limit)
-        return self._letters(tags)
+        return self._graves.page(limit, after)
 
     def find_dead(self, task_id: str) -> DeadLetter | None:
         self._check_open()
-        tags = self._dead_tags([task_id])
-        letters = self._letters([str(max(tags)).encode()]) if tags else []
-        return letters[0] if letters else None
-
-    def _letters(self, tags: Sequence[bytes]) -> list[DeadLetter]:
-        if not tags:
-            return []
-        stored = self._link.call(b"HMGET", self._names.own("dead.letters"), *tags)
-        return [
-            self._parcels.letter(int(tag), letter)
-            for tag, letter in zip(tags, stored, strict=True)
-            if letter is not None
-        ]
-
-    def _dead_tags(self, ids: Iterable[str]) -> list[int]:
-        """Return the tags of the letters of these tasks."""
-        key = self._names.own("dead.ids")
-        commands: list[tuple[Argument, ...]] = []
-        for task_id in dict.fromkeys(ids):
-            begin = task_id.encode("utf-8", "surrogatepass")
-            commands.append((b"ZRANGEBYLEX", key, b"[" + begin + b"\0", b"(" + begin + b"\1"))
-        return sorted(int(member.rpartition(b"\0")[2]) for found in self._link.pipeline(commands) for member in found)
+        return self._graves.newest(task_id)
 
     def revive(self, ids: Iterable[str]) -> int:
         self._check_open()
-        revived = 0
-        tags = self._dead_tags(ids)
-        for start in range(0, len(tags), _CHUNK):
-            orders = Orders()
-            some = self._letters([str(tag).encode() for tag in tags[start : start + _CHUNK]])
-            stored = self._link.call(b"HMGET", self._names.own("dead.letters"), *(letter.tag for letter in some))
-            for letter, text in zip(some, stored, strict=True):
-                if text is not None:
-                    data = self._parcels.renewed(msgspec.msgpack.decode(text, type=Letter))
-                    step = self._names.step(letter.message.priority)
-                    orders.exhume(letter.tag, letter.id)
-                    orders.push(self._names.lists(letter.queue)[step], data)
-            revived += len(some) - len(self._turn(orders)[1])
+        revived = self._graves.revive(ids)
         if revived:
             self._wake()
         return revived
 
     def discard(self, ids: Iterable[str]) -> int:
         self._check_open()
-        discarded = 0
-        tags = self._dead_tags(ids)
-        for start in range(0, len(tags), _CHUNK):
-            orders = Orders()
-            some = self._letters([str(tag).encode() for tag in tags[start : start + _CHUNK]])
-            for letter in some:
-                orders.exhume(letter.tag, letter.id)
-            discarded += len(some) - len(self._turn(orders)[1])
-        return discarded
+        return self._graves.discard(ids)
 
     # -- ending
 
@@ -971,45 +882,6 @@ class RedisBroker:
             return self._clock()
         seconds, fraction = self._link.call(b"TIME")
         return int(seconds) + int(fraction) / 1_000_000
-
-
-class _Bell:
-    """A descriptor that is readable while it rings, or while the connection has something to say."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
-        self._rings = False
-        self._watched = -1
-        self._both: Any = selectors.DefaultSelector()  # epoll or kqueue, which have a descriptor of their own
-        self._both.register(self._reader, selectors.EVENT_READ)
-
-    def fileno(self) -> int:
-        return int(self._both.fileno())
-
-    def watch(self, descriptor: int) -> None:
-        """Be readable when *descriptor* is, the connection's, instead of the earlier one's."""
-        if self._watched >= 0:
-            try:
-                self._both.unregister(self._watched)
-            except (KeyError, OSError):
-                pass  # it was closed, which ends the watching of it
-        self._watched = descriptor
-        self._both.register(descriptor, selectors.EVENT_READ)
-
-    def ring(self) -> None:
-        if not self._rings:
-            self._rings = True
-            self._writer.send(b"!")
-
-    def silence(self) -> None:
-        if self._rings:
-            self._rings = False
-            self._reader.recv(1)
-
-    def close(self) -> None:
-        self._both.close()
-        self._reader.close()
-        self._writer.close()
 
 
 def _member(step: int, data: bytes) -> bytes:
