@@ -81,7 +81,6 @@ def test_a_circle_is_shown():
         bootsteps.Blueprint([a, b]).apply(object())
 
 
-@pytest.mark.row("API-526")
 def test_a_step_that_wants_kombu_says_what_to_do():
     class Mine(bootsteps.ConsumerStep):
         def get_consumers(self, channel):

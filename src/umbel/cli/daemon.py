@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -151,9 +153,6 @@ def drop_privileges(uid: str | None, gid: str | None) -> None:
     """
     if uid is None and gid is None:
         return
-    import grp
-    import pwd
-
     try:
         user = None if uid is None else (pwd.getpwuid(int(uid)) if uid.isdigit() else pwd.getpwnam(uid))
         group = None if gid is None else int(gid) if gid.isdigit() else grp.getgrnam(gid).gr_gid
