@@ -19,6 +19,8 @@ def made(monkeypatch):
             self.app, self.options = app, options
             made.append(self)
 
+        restarts = False
+
         def start(self):
             return 0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 SHOP = """
 import os, signal, time
@@ -67,7 +67,7 @@ class Terminal:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=40,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -102,16 +102,16 @@ class Running:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(90)
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(90)
 
 
 def wait_until(condition: Callable[[], bool], explain: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + 25
+    deadline = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < deadline, explain()
         time.sleep(0.02)
@@ -122,6 +122,19 @@ def terminal(tmp_path):
     (tmp_path / "shop.py").write_text(SHOP)
     with contextlib.ExitStack() as stack:
         yield Terminal(tmp_path, stack)
+
+
+@pytest.mark.row("CLI-071")
+def test_a_service_that_is_hung_up_starts_again(terminal):
+    worker = terminal.start("-l", "info", "-n", "w1@here", "-c", "1")
+    worker.wait_for(r"w1@here ready\.$")
+
+    worker.process.send_signal(signal.SIGHUP)
+
+    worker.wait_for(r"w1@here ready\.$", times=2)
+    sold = terminal.umbel("call", "shop.sell", "-a", '["tea"]')
+    assert terminal.umbel("result", sold) == "TEA"
+    assert worker.end() == 0
 
 
 @pytest.mark.row("CLI-017", "CLI-060", "CLI-061", "CLI-064")

@@ -43,6 +43,22 @@ def test_term_can_be_remapped_to_quit():
     assert asked == [Manner.COLD]
 
 
+@pytest.mark.row("CLI-071")
+def test_hup_stops_a_service_unless_it_is_to_be_ignored():
+    asked: list[tuple[Manner, str]] = []
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with listening(lambda manner, number: asked.append((manner, number.name)), hang_up=True):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not asked
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with listening(lambda manner, number: asked.append((manner, number.name)), hang_up=True):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert asked == [(Manner.WARM, "SIGHUP")]
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+
+
 def test_the_former_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
 

@@ -184,11 +184,14 @@ def command(
         if not session.quiet:
             click.echo(banner(worker, loglevel, color=_color(session)), file=sys.__stdout__)
         with daemon.pidfile(node_format(held, node) if held else None):
-            return worker.start()
+            code = worker.start()
     finally:
         if clock is not None and clock.is_alive():
             clock.stop()
         sys.stdout, sys.stderr = out, err  # what went wrong is for the terminal, not for the log
+    if worker.restarts:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - as it was started
+    return code
 
 
 _EARLY: Final = (

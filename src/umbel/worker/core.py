@@ -434,6 +434,8 @@ def _timed_out(state: WorkerState, tag: int, held: _Held, settlements: list[Sett
     evidence = f"ran longer than its hard limit of {_limits(held)[1]:g} s"
     held.why = None
     if held.lease is None or held.policy is None or held.policy.acks_on_timeout:
+        message = msgspec.structs.replace(held.delivery.message, hard_limit=_limits(held)[1])
+        held.delivery = msgspec.structs.replace(held.delivery, message=message)  # the worker's own limit, perhaps
         return [_conclude(tag, held, Why.TIMEOUT, evidence)]
     return _attempt(state, tag, held, evidence, settlements)
 

@@ -14,15 +14,18 @@ from umbel.worker.facts import Manner
 
 __all__ = ["StopRequest", "listening"]
 
+_Handler = Callable[[int, FrameType | None], None]
+
 StopRequest = Callable[[Manner, signal.Signals], None]
 """Called in a signal handler: how to stop, and because of which signal."""
 
 
 @contextmanager
-def listening(stop: StopRequest, *, remap_term: bool = False) -> Iterator[None]:
+def listening(stop: StopRequest, *, remap_term: bool = False, hang_up: bool = False) -> Iterator[None]:
     """Handle TERM, INT, QUIT and USR1 while the block runs; does nothing outside the main thread.
 
-    *remap_term*: TERM means QUIT (`REMAP_SIGTERM=SIGQUIT`). USR1 writes the stack of every thread to stderr.
+    *remap_term*: TERM means QUIT (`REMAP_SIGTERM=SIGQUIT`). *hang_up*: HUP is handled too, as TERM, unless whoever
+    started us wants it ignored (`nohup`). USR1 writes the stack of every thread to stderr.
     Source: cli.md, worker process signals.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -38,7 +41,10 @@ def listening(stop: StopRequest, *, remap_term: bool = False) -> Iterator[None]:
     def dump(_signum: int, _frame: FrameType | None) -> None:
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
 
-    handlers = {signal.SIGTERM: handle, signal.SIGINT: handle, signal.SIGQUIT: handle, signal.SIGUSR1: dump}
+    stops = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    handlers: dict[signal.Signals, _Handler] = {**dict.fromkeys(stops, handle), signal.SIGUSR1: dump}
+    if hang_up and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = handle
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -167,6 +168,7 @@ class Worker:
         self.soft_time_limit = conf.task_soft_time_limit if soft_time_limit is None else soft_time_limit
         self.options = options
         self.exitcode = 0
+        self.restarts = False  # HUP: whoever started it is to start it again once it has stopped
         self.purged = 0  # messages dropped by `purge`
         self._purge = purge
         self._on_ready = on_ready
@@ -225,7 +227,7 @@ class Worker:
             PoolBroken: no child could be started.
         """
         remap = os.environ.get("REMAP_SIGTERM") == "SIGQUIT"
-        with listening(self._on_signal, remap_term=remap):
+        with listening(self._on_signal, remap_term=remap, hang_up=_is_a_service()):
             # Children first: they are forked from a process without threads and connections.
             if self.pool_kind == "solo":
                 self._send_worker_init()
@@ -307,6 +309,7 @@ class Worker:
 
     def _on_signal(self, manner: Manner, number: signal.Signals) -> None:
         cold = manner is Manner.COLD
+        self.restarts = number == signal.SIGHUP
         if number == signal.SIGINT:
             self.exitcode = 1
         signals.worker_shutting_down.send(
@@ -316,6 +319,9 @@ class Worker:
         # Not through logging: a handler may interrupt the very lock that logging holds.
         os.write(2, f"\numbel: {'cold' if cold else 'warm'} shutdown ({self.hostname}).{hint}\n".encode())
         self.stop(manner)
+        if self._stopping is Manner.SOFT:
+            seconds = float(self.app.conf.worker_soft_shutdown_timeout)
+            os.write(2, f"Initiating Soft Shutdown, terminating in {seconds:g} seconds\n".encode())
 
     # -- the work
 
@@ -532,6 +538,12 @@ def _rules(conf: Any, prefetch_multiplier: int | None, concurrency: int) -> Rule
         eta_limit=conf.worker_eta_task_limit or default.eta_limit,
         discard=discard,
     )
+
+
+def _is_a_service() -> bool:
+    """Return whether nobody sits before it: then HUP does not mean that a terminal is gone, but restart."""
+    out = sys.__stdout__
+    return sys.platform != "darwin" and (out is None or not out.isatty())
 
 
 def bounds(wanted: str | tuple[int, int] | None) -> tuple[int, int] | None:
