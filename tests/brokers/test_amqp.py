@@ -407,6 +407,32 @@ def test_a_quorum_queue_counts_deliveries(url, queue):
 
 
 @service
+def test_what_a_quorum_queue_gives_up_is_among_the_dead_letters(url, queue):
+    arguments = {
+        "x-delivery-limit": 1,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "umbel.dead",
+    }
+    with closing(open_broker(url)) as broker:
+        broker.dead()  # makes the queue
+        broker.declare(Topology.of(QueueSpec(queue, queue_type="quorum", arguments=arguments)))
+        broker.consume([queue])
+        send(broker, queue, "1")
+        for _ in range(2):
+            (held,) = await_deliveries(broker)
+            broker.settle([finish(held, Release())])
+        until = time.monotonic() + 20
+        while (letter := broker.find_dead("1")) is None and time.monotonic() < until:
+            select.select([], [], [], 0.05)
+
+        assert letter is not None
+        assert (letter.queue, letter.reason, letter.message) == (queue, "delivery_limit", call("1"))
+        assert broker.revive(["1"]) == 1
+        (again,) = await_deliveries(broker)
+        broker.settle([finish(again)])
+
+
+@service
 @pytest.mark.row("PRT-148", "PRT-149", "PRT-150", "PRT-151", "PRT-152", "PRT-153")
 def test_celerys_delayed_delivery_reaches_a_quorum_queue(url, queue):
     with closing(open_broker(url, delay_queue_type="classic")) as broker:

@@ -304,13 +304,7 @@ def as_letter(incoming: Incoming, reader: MessageReader) -> DeadLetter:
     """Return the dead letter that came in."""
     headers = _readable(incoming.properties).get("headers") or {}
     message = read(incoming, "", reader, plain=True).message
-    try:
-        grave = msgspec.convert(headers.get(_OURS), _Grave)
-    except msgspec.ValidationError:  # somebody else put it here, such as a dead-letter exchange
-        deaths = headers.get("x-death")
-        last = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
-        queue, reason = str(last.get("queue") or ""), str(last.get("reason") or "dead-lettered")
-        grave = _Grave(tag="0", id=message.id, task=message.task, queue=queue, key=queue, reason=reason)
+    grave = _grave(headers, message)
     return DeadLetter(
         tag=grave.tag,
         id=grave.id,
@@ -324,11 +318,24 @@ def as_letter(incoming: Incoming, reader: MessageReader) -> DeadLetter:
     )
 
 
+def _grave(headers: Mapping[str, Any], message: Message | None) -> _Grave:
+    try:
+        return msgspec.convert(headers.get(_OURS), _Grave)
+    except msgspec.ValidationError:  # somebody else put it here, such as the dead-letter exchange of a quorum queue
+        deaths = headers.get("x-death")
+        last = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+        queue, reason, died = str(last.get("queue") or ""), str(last.get("reason") or "dead-lettered"), last.get("time")
+        died_at = died.timestamp() if isinstance(died, datetime) else 0.0
+        task_id, task = ("", "") if message is None else (message.id, message.task)
+        tag = f"{int(died_at * 1e9):020d}-{task_id}"
+        return _Grave(tag=tag, id=task_id, task=task, queue=queue, key=queue, reason=reason, died_at=died_at)
+
+
 def revived(incoming: Incoming) -> tuple[bytes, str]:
     """Return the content header of a dead letter as it was when it lived, and the queue to put it into."""
     properties = _readable(incoming.properties)
     headers = properties.get("headers") or {}
-    grave = msgspec.convert(headers.get(_OURS), _Grave)
+    grave = _grave(headers, None)
     properties["headers"] = _without_remarks(headers)
     if grave.reason == "expired":
         properties["headers"].pop("expires", None)
