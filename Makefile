@@ -42,7 +42,7 @@ lint: $(VENV)/.dev
 pure: $(VENV)/.dev
 	$(PURE)
 
-test: $(VENV)/.dev $(PEER)/.celery
+test: $(VENV)/.dev $(PEER)/.celery $(PEER)/.node
 	$(BIN)/python scripts/services.py run $(SERVICES) -- sh -c '$(PURE) && $(REST)'
 	@$(MAKE) --no-print-directory others
 
@@ -81,6 +81,11 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 $(PEER)/.celery:
 	$(PYTHON) -m venv $(PEER)
 	$(PEER)/bin/python -m pip install -qq --disable-pip-version-check $(CELERY)
+	@touch $@
+
+# A client in JavaScript, where there is Node.js and npm can be reached; else its tests say that they are skipped.
+$(PEER)/.node: | $(PEER)/.celery
+	-@npm install --silent --no-audit --no-fund --prefix $(PEER)/node celery-node@0.5.9
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

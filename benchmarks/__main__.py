@@ -17,9 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import recorder
-from benchmarks.peers import CELERY_REDIS, HUEY, HUEY_REDIS, UMBEL, UMBEL_REDIS, Peer, wait_for
+from benchmarks.peers import (
+    CELERY_RABBITMQ,
+    CELERY_REDIS,
+    DRAMATIQ_RABBITMQ,
+    HUEY,
+    HUEY_REDIS,
+    UMBEL,
+    UMBEL_RABBITMQ,
+    UMBEL_REDIS,
+    Peer,
+    wait_for,
+)
 
 _TASKS = 20_000
+_OWN_WAYS = ("huey", "dramatiq")  # peers whose workers do not have Celery's options
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +46,16 @@ class Workload:
     less_is_better: bool = False
 
 
-def drain(*options: str, with_results: bool = False, tasks: int = _TASKS) -> Callable[[Peer, Path], float]:
+def drain(
+    *options: str, with_results: bool = False, tasks: int = _TASKS, fill: str = "enqueue"
+) -> Callable[[Peer, Path], float]:
     """Fill a queue, then start a worker: tasks a second from the first start to the last end."""
 
     def measure(peer: Peer, folder: Path) -> float:
         count = tasks if peer.name == "umbel" else tasks // 5
-        peer.run("enqueue", folder, count, int(with_results))
+        peer.run(fill, folder, count, int(with_results))
         spans = folder / "spans"
-        with peer.worker(folder, *(() if peer.name == "huey" else options)):
+        with peer.worker(folder, *(() if peer.name in _OWN_WAYS else options)):
             wait_for(lambda: recorder.read(spans)[2] >= count, 120, f"{count} tasks of {peer.name}")
         return recorder.read(spans).rate
 
@@ -51,6 +65,11 @@ def drain(*options: str, with_results: bool = False, tasks: int = _TASKS) -> Cal
 def enqueue(peer: Peer, folder: Path) -> float:
     """Send tasks one at a time."""
     return peer.run("enqueue", folder, 5_000)
+
+
+def unconfirmed(peer: Peer, folder: Path) -> float:
+    """Send tasks one at a time without waiting until each is stored."""
+    return peer.run("unconfirmed", folder, 5_000)
 
 
 def bulk(peer: Peer, folder: Path) -> float:
@@ -157,6 +176,7 @@ SOLO = ("-P", "solo")
 PREFORK = ("-P", "prefork", "-c", "2")
 BOTH = (UMBEL, HUEY)
 REDIS = (UMBEL_REDIS, HUEY_REDIS, CELERY_REDIS)
+RABBITMQ = (UMBEL_RABBITMQ, CELERY_RABBITMQ, DRAMATIQ_RABBITMQ)
 
 WORKLOADS = [
     Workload("drain, no results, SQLite, solo", "tasks/s", drain(*SOLO), 20_000, BOTH),
@@ -184,6 +204,18 @@ WORKLOADS = [
             ("chain of 200", "chain", 200, 1_500),
         )
     ),
+    Workload("drain, no results, RabbitMQ, solo", "tasks/s", drain(*SOLO, fill="unconfirmed"), 12_000, RABBITMQ),
+    Workload(
+        "drain, no results, RabbitMQ, prefork -c 2",
+        "tasks/s",
+        drain(*PREFORK, fill="unconfirmed"),
+        12_000,
+        RABBITMQ[:2],
+    ),
+    Workload("enqueue one at a time, RabbitMQ, confirmed", "tasks/s", enqueue, 900, (UMBEL_RABBITMQ,)),
+    Workload("enqueue one at a time, RabbitMQ, unconfirmed", "tasks/s", unconfirmed, 10_000, RABBITMQ),
+    Workload("enqueue in bulk, RabbitMQ, confirmed", "tasks/s", bulk, 10_000, (UMBEL_RABBITMQ,)),
+    Workload("round trip p50, RabbitMQ, solo", "ms", round_trip(*SOLO), 0.9, RABBITMQ[:2], less_is_better=True),
     Workload("import", "ms", import_time, 60, less_is_better=True),
     Workload("cold start to first task, prefork -c 1", "s", cold_start("-c", "1"), 0.4, less_is_better=True),
     Workload("memory of an idle worker, solo", "MB", memory(*SOLO), 35, less_is_better=True),

@@ -12,10 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from umbel.brokers.amqp_address import dialling
+from umbel.brokers.amqp_link import connect
 from umbel.brokers.redis_address import parse_address
 from umbel.brokers.redis_link import Link
 
-__all__ = ["CELERY_REDIS", "HUEY", "HUEY_REDIS", "UMBEL", "UMBEL_REDIS", "Peer"]
+__all__ = [
+    "CELERY_RABBITMQ",
+    "CELERY_REDIS",
+    "DRAMATIQ_RABBITMQ",
+    "HUEY",
+    "HUEY_REDIS",
+    "UMBEL",
+    "UMBEL_RABBITMQ",
+    "UMBEL_REDIS",
+    "Peer",
+]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _CELERY = _ROOT / ".venv-peer/bin/python"  # apart, so that `import celery` means the same as ever beside umbel
@@ -25,10 +37,19 @@ class Peer:
     """One queue and how to use it."""
 
     def __init__(
-        self, name: str, *, store: str, module: str, worker: list[str], python: str = sys.executable, server: str = ""
+        self,
+        name: str,
+        *,
+        store: str,
+        module: str,
+        worker: list[str],
+        python: str = sys.executable,
+        server: str = "",
+        backend: str | None = None,
     ) -> None:
         self.name = name
         self._store = store  # with {folder} and {server}
+        self._backend = backend  # None = as the store
         self._module = module
         self._worker = worker
         self._python = python
@@ -45,14 +66,22 @@ class Peer:
             link = Link(parse_address(os.environ[self._server], {}))
             link.call("FLUSHDB")
             link.close()
+        elif self._server == "UMBEL_TEST_RABBITMQ":
+            away = connect(dialling(self.environment(Path())["BENCH_BROKER"]), heartbeat=False)
+            for queue in ("celery", "default", "umbel.dead", "umbel.state"):
+                away.call(1, "queue.delete", 0, queue, False, False, False)
+            away.close()
 
     def environment(self, folder: Path) -> dict[str, str]:
         """Return the environment in which the peer's app module is imported."""
-        store = self._store.format(folder=folder, server=os.environ.get(self._server, ""))
+        server = os.environ.get(self._server, "")
+        if self._server == "UMBEL_TEST_RABBITMQ":
+            server = server.removesuffix("/")  # its virtual host is "/"
+        store = self._store.format(folder=folder, server=server)
         return os.environ | {
             "BENCH_FOLDER": str(folder / "spans"),
             "BENCH_BROKER": store,
-            "BENCH_BACKEND": store,
+            "BENCH_BACKEND": self._backend or store,
             "PYTHONPATH": str(_ROOT),
         }
 
@@ -130,4 +159,30 @@ CELERY_REDIS = Peer(
     worker=["-m", "celery", "-A", "benchmarks.celery_app", "worker", "-l", "ERROR"],
     python=str(_CELERY),
     server="redis",
+)
+
+# A virtual host of its own (scripts/services.py makes it): the queue "celery" may be anybody's.
+UMBEL_RABBITMQ = Peer(
+    "umbel",
+    store="{server}test-1",
+    module="benchmarks.umbel_app",
+    worker=["-m", "umbel", "worker", "-A", "benchmarks.umbel_app", "-l", "ERROR", "--quiet"],
+    server="rabbitmq",
+    backend="rpc://",
+)
+CELERY_RABBITMQ = Peer(
+    "celery",
+    store="{server}test-1",
+    module="benchmarks.celery_app",
+    worker=["-m", "celery", "-A", "benchmarks.celery_app", "worker", "-l", "ERROR"],
+    python=str(_CELERY),
+    server="rabbitmq",
+    backend="rpc://",
+)
+DRAMATIQ_RABBITMQ = Peer(
+    "dramatiq",
+    store="{server}test-1",
+    module="benchmarks.dramatiq_app",
+    worker=["-m", "dramatiq", "benchmarks.dramatiq_app", "--processes", "1", "--threads", "8"],
+    server="rabbitmq",
 )
