@@ -457,6 +457,7 @@ class ChildrenPool:
                     )
             case Ready():
                 child.kill_at = math.inf
+                self._tend_at = now  # what was due when it did not start is due no longer: find what is
                 self._failures = 0
                 if child.state is State.STARTING and not child.is_killed:
                     child.state = State.READY
