@@ -2,6 +2,8 @@
 
 import select
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -55,25 +57,35 @@ def await_deliveries(broker, count=1, patience=20.0):
     return found
 
 
+def _shut(*ends):
+    for each in ends:
+        try:
+            each.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
 @contextmanager
-def proxied(url):
+def proxied(url, tls=None):
     """Give the URL of a proxy in front of the server, and what breaks its connections, or mutes the server."""
     where = dialling(url).addresses[0]
     listener = socket.create_server(("127.0.0.1", 0))
     pairs = []
 
-    def pump(source, sink, muted):
+    def pump(client, server):
+        ends = {client: server, server: client}
         try:
-            while data := source.recv(65536):
-                if not muted.is_set():
-                    sink.sendall(data)
-        except OSError:
+            while True:  # one thread for both directions: a TLS socket is no place for two
+                ready = [client] if tls is not None and client.pending() else select.select(list(ends), [], [])[0]
+                for each in ready:
+                    if not (data := each.recv(65536)):
+                        return
+                    if each is client or not sever.mute.is_set():
+                        ends[each].sendall(data)
+        except (OSError, ValueError):
             pass
-        for each in (source, sink):
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        finally:
+            _shut(client, server)
 
     def serve():
         while True:
@@ -81,18 +93,19 @@ def proxied(url):
                 client, _ = listener.accept()
             except OSError:
                 return
+            if tls is not None:
+                try:
+                    client = tls.wrap_socket(client, server_side=True)
+                except OSError:
+                    client.close()
+                    continue
             server = socket.create_connection((where.host, where.port))
             pairs.append((client, server))
-            for ends in ((client, server, threading.Event()), (server, client, sever.mute)):
-                threading.Thread(target=pump, args=ends, daemon=True).start()
+            threading.Thread(target=pump, args=(client, server), daemon=True).start()
 
     def sever():
         for pair in pairs:
-            for each in pair:
-                try:
-                    each.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+            _shut(*pair)
 
     sever.mute = threading.Event()
     threading.Thread(target=serve, daemon=True).start()
@@ -227,6 +240,63 @@ def test_a_full_queue_that_rejects_says_so(url, queue):
         send(broker, queue, "1")
         with pytest.raises(BrokerFull, match="a queue is full"):
             send(broker, queue, "2", "3")
+
+
+# -- ways in -----------------------------------------------------------------------------------------------------------
+
+
+@service
+@pytest.mark.parametrize("login", ["PLAIN", "AMQPLAIN", "amqplain"])
+def test_both_ways_of_logging_in_with_a_password_work(url, queue, login):
+    with closing(AmqpBroker(dialling(url, login=login), MessageReader(Codecs(), None))) as broker:
+        send(broker, queue, "1")
+
+
+@service
+def test_a_login_that_the_server_does_not_know_is_named(url):
+    with (
+        closing(AmqpBroker(dialling(url, login="EXTERNAL"), MessageReader(Codecs(), None))) as broker,
+        pytest.raises(BrokerUnusable, match=r"does not take the login method 'EXTERNAL'.*it takes .*PLAIN"),
+    ):
+        send(broker, "q", "1")
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate for 127.0.0.1 that nobody has signed, with its key, in one file."""
+    path = tmp_path / "server.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = ["openssl", "req", "-x509", *kind, *names, "-keyout", str(path), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    with path.open("a") as file:
+        file.write((tmp_path / "cert.pem").read_text())
+    return path
+
+
+@service
+@pytest.mark.process
+@pytest.mark.row("CFG-145")
+def test_amqps_is_spoken_and_certificates_are_verified(url, queue, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with proxied(url, context) as (through, _):
+        secure = through.replace("amqp://", "amqps://")
+        trusting = AmqpBroker(dialling(secure, use_ssl={"ca_certs": str(certificate)}), MessageReader(Codecs(), None))
+        with closing(trusting):
+            trusting.consume([queue])
+            send(trusting, queue, "1", body=b"x" * 500_000)
+            (held,) = await_deliveries(trusting)
+            assert len(held.message.body) == 500_000
+            trusting.settle([finish(held)])
+        careless = AmqpBroker(dialling(f"{secure}?ssl_cert_reqs=CERT_NONE"), MessageReader(Codecs(), None))
+        with closing(careless):
+            send(careless, queue, "2")
+        with (
+            closing(open_broker(secure)) as broker,
+            pytest.raises(BrokerUnusable, match=r"is not trusted: .* Name its authority in 'broker_use_ssl'"),
+        ):
+            send(broker, queue, "3")
 
 
 # -- connections that break ----------------------------------------------------------------------------------------
