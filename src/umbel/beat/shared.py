@@ -8,6 +8,7 @@ there is no leader to elect, and nothing to clean up after a beat that died.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,7 +67,9 @@ class SharedScheduler:
         self._last: dict[str, datetime] = {}  # the instant of each entry that is over
         self._skipped: dict[str, datetime] = {}  # the newest instant of an entry that we let pass unsent
         self._asked_again: dict[str, float] = {}  # when a schedule that knows no instants wants to be asked
-        self._heap: list[tuple[float, str]] = []  # (unix seconds, name)
+        # By unix seconds. Of entries that are due together each beat begins with others, and finds the rest done.
+        self._heap: list[tuple[float, int, str]] = []
+        self._salt = os.urandom(8)
         self._read_at = float("-inf")  # unix seconds
         self._newest = float("-inf")  # unix seconds: the latest time seen
         self._down = False
@@ -98,11 +101,11 @@ class SharedScheduler:
             if not 0 <= now - self._read_at < _READ:
                 self._read(now)
             while self._heap and self._heap[0][0] <= now:
-                _, name = self._heap[0]
+                _, _, name = self._heap[0]
                 entry = self._entries[name]
                 self._send_due(entry, now)
                 heappop(self._heap)
-                heappush(self._heap, (max(self._next(entry, now), now + _LEAST), name))
+                heappush(self._heap, self._place(name, max(self._next(entry, now), now + _LEAST)))
         except OperationalError as exc:
             self._drop()
             if not self._down:
@@ -135,7 +138,7 @@ class SharedScheduler:
         self._entries, self._last = entries, last
         self._skipped = {name: instant for name, instant in self._skipped.items() if name in entries}
         self._asked_again = {name: at for name, at in self._asked_again.items() if name in entries}
-        self._heap = sorted((self._next(entry, now), name) for name, entry in entries.items())
+        self._heap = sorted(self._place(name, self._next(entry, now)) for name, entry in entries.items())
         self._read_at = now - _READ + _SOON if missing else now
 
     def _check_future(self, name: str, run: Run, now: float) -> None:
@@ -173,6 +176,9 @@ class SharedScheduler:
             _logger.exception("entry %r cannot say when it is due; it is asked again later", entry.name)
             self._asked_again[entry.name] = now + self.max_interval
             return now + self.max_interval
+
+    def _place(self, name: str, moment: float) -> tuple[float, int, str]:
+        return moment, hash((self._salt, name)), name
 
     # -- sending
 
