@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -21,16 +22,19 @@ class Recorder:
         self._pid = 0
         self._cell: mmap.mmap | None = None
         self._count = 0
+        self._lock = threading.Lock()
         self._first = 0.0
 
     def mark(self) -> None:
         """Count one task that ran just now."""
         now = time.time()
         if self._pid != os.getpid():
+            self._lock = threading.Lock()
             self._open(now)
         assert self._cell is not None
-        self._count += 1
-        _CELL.pack_into(self._cell, 0, self._first, now, self._count)
+        with self._lock:  # some peers run tasks in threads
+            self._count += 1
+            _CELL.pack_into(self._cell, 0, self._first, now, self._count)
 
     def _open(self, now: float) -> None:
         self._pid, self._count, self._first = os.getpid(), 0, now
