@@ -61,7 +61,7 @@ def page() -> str:
         "# Coverage of Celery's contract",
         "",
         "What a user of Celery, or a peer on the wire, can observe is written down in numbered rows. Tests name the",
-        'rows they hold umbel to (`@pytest.mark.row("API-001")`); this page is made from them by `scripts/coverage.py`.',
+        'rows they hold umbel to (`@pytest.mark.row("API-001")`); this page is made by `scripts/coverage.py`.',
         "*Left* means on purpose, with the reason; *open* that no test shows it yet, whether it works or not.",
         "",
         "| area | rows | held | left | open |",

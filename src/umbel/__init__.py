@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from umbel._names import uuid
     from umbel.app.app import Celery, Umbel, shared_task
     from umbel.app.report import bugreport
+    from umbel.app.secret import Secret
     from umbel.app.task import Task
     from umbel.canvas.chain import chain
     from umbel.canvas.chord import chord
@@ -28,6 +29,7 @@ __all__ = [
     "VERSION",
     "VERSION_BANNER",
     "Celery",
+    "Secret",
     "Signature",
     "Task",
     "Umbel",
@@ -60,6 +62,7 @@ _HOME: Final = {
         "umbel.canvas",
     ),
     **dict.fromkeys(("current_app", "current_task"), "umbel.current"),
+    "Secret": "umbel.app.secret",
     "Task": "umbel.app.task",
     "bugreport": "umbel.app.report",
     "install_as_celery": "umbel.compat",

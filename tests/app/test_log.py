@@ -1,4 +1,5 @@
 import io
+import json
 import logging
 import sys
 
@@ -6,6 +7,7 @@ import pytest
 
 from umbel import signals
 from umbel.app.log import Logging, LoggingProxy, TaskFormatter
+from umbel.utils.log import get_task_logger
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +22,8 @@ def loggers(monkeypatch):
     monkeypatch.setattr(Logging, "already_setup", False)
     yield
     for (logger, handlers), level in zip(before, levels, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
         logger.handlers = handlers
         logger.setLevel(level)
     logging.getLogger("celery.task").propagate = propagate
@@ -157,3 +161,38 @@ def test_colour_follows_the_level():
     record = logging.LogRecord("x", logging.ERROR, "f", 1, "broken", (), None)
 
     assert formatter.format(record) == "\x1b[31mbroken ???\x1b[0m"
+
+
+def test_every_record_can_be_a_line_of_json(app, tmp_path):
+    app.conf.worker_log_format = "json"
+    file = tmp_path / "log"
+    app.log.setup(loglevel="INFO", logfile=str(file))
+
+    logging.getLogger("celery.worker").info("hello %s", "you", extra={"queue": "celery"})
+
+    @app.task(shared=False)
+    def work():
+        get_task_logger("mine").warning("working")
+        try:
+            1 / 0  # noqa: B018 - it fails
+        except ZeroDivisionError:
+            get_task_logger("mine").exception("oh")
+
+    done = work.apply()
+    said = [json.loads(line) for line in file.read_text().splitlines()]
+
+    hello, working, oh = ({each["message"]: each for each in said}[text] for text in ("hello you", "working", "oh"))
+    assert (hello["level"], hello["logger"], hello["queue"]) == ("INFO", "celery.worker", "celery")
+    assert "task_id" not in hello
+    assert (working["task_id"], working["task_name"], working["level"]) == (done.id, work.name, "WARNING")
+    assert "ZeroDivisionError" in oh["exception"]
+
+
+def test_passwords_in_urls_are_never_logged(app, tmp_path):
+    file = tmp_path / "log"
+    app.log.setup(loglevel="INFO", logfile=str(file))
+
+    logging.getLogger("some.library").error("cannot reach redis://me:sesame@there:6379/0")
+
+    assert "redis://me:**@there:6379/0" in file.read_text()
+    assert "sesame" not in file.read_text()

@@ -9,12 +9,18 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
+import msgspec
+
 from umbel import current, signals
+from umbel._repr import mask_url
 
-__all__ = ["ColorFormatter", "Logging", "LoggingProxy", "TaskFormatter"]
+__all__ = ["JSON", "ColorFormatter", "JsonFormatter", "Logging", "LoggingProxy", "TaskFormatter"]
 
+JSON: Final = "json"  # as a format: each record is a line of JSON
+_USUAL: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _COLORS: Final = {"DEBUG": "34", "WARNING": "33", "ERROR": "31", "CRITICAL": "35"}  # ANSI, by level
 
 
@@ -26,7 +32,7 @@ class ColorFormatter(logging.Formatter):
         self.use_color = use_color
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = mask_url(super().format(record))
         color = _COLORS.get(record.levelname) if self.use_color else None
         return f"\x1b[{color}m{text}\x1b[0m" if color else text
 
@@ -42,6 +48,27 @@ class TaskFormatter(ColorFormatter):
             record.__dict__.setdefault("task_id", "???")
             record.__dict__.setdefault("task_name", "???")
         return super().format(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """Show each record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        frame = current.current_frame()
+        said: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.processName,
+            "message": mask_url(record.getMessage()),
+        }
+        if frame is not None:
+            said |= {"task_id": frame.request.id, "task_name": frame.task.name}
+        if record.exc_info:
+            said["exception"] = mask_url(self.formatException(record.exc_info))
+        own = record.__dict__.keys() - _USUAL
+        said |= {key: record.__dict__[key] for key in sorted(own - said.keys())}  # logger.info(…, extra={…})
+        return msgspec.json.encode(said, enc_hook=repr).decode()
 
 
 class LoggingProxy:
@@ -154,9 +181,8 @@ class Logging:
             root.handlers = []
             logging.getLogger("celery").handlers = []
         if not root.handlers:
-            root.addHandler(
-                _handler(logfile, ColorFormatter(conf.worker_log_format, conf.worker_log_datefmt, colorize))
-            )
+            form = _formatter(ColorFormatter, conf.worker_log_format, conf.worker_log_datefmt, colorize)
+            root.addHandler(_handler(logfile, form))
         root.setLevel(level)
         signals.after_setup_logger.send(sender=None, logger=root, **told)
         self.setup_task_loggers(level, logfile, colorize=colorize)
@@ -177,7 +203,10 @@ class Logging:
         format = format or conf.worker_task_log_format
         colorize = self.supports_color(colorize, logfile)
         logger = logging.getLogger("celery.task")
-        logger.handlers = [_handler(logfile, TaskFormatter(format, conf.worker_task_log_datefmt, colorize))]
+        if conf.worker_log_format == JSON and not conf.value_set_for("worker_task_log_format"):
+            format = JSON
+        form = _formatter(TaskFormatter, format, conf.worker_task_log_datefmt, colorize)
+        logger.handlers = [_handler(logfile, form)]
         logger.setLevel(level)
         logger.propagate = propagate
         signals.after_setup_task_logger.send(
@@ -201,6 +230,10 @@ class Logging:
             return bool(wanted)
         terminal = not logfile and sys.stderr is not None and sys.stderr.isatty()
         return terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _formatter(cls: type[ColorFormatter], format: str, datefmt: str | None, colorize: bool) -> logging.Formatter:
+    return JsonFormatter() if format == JSON else cls(format, datefmt, colorize)
 
 
 def _handler(logfile: Any, formatter: logging.Formatter) -> logging.Handler:

@@ -187,10 +187,13 @@ class Publisher:
         hard, soft = fields.get("hard_limit"), fields.get("soft_limit")
         if hard is not None and soft is not None and soft > hard:
             raise ValueError(f"soft_time_limit ({soft} s) of task {name!r} must be less than its time_limit ({hard} s)")
+        shown: tuple[Sequence[Any], Mapping[str, Any]] = args, kwargs
+        if task is not None and task.hidden is not None:
+            shown = task.hidden.mask(args, kwargs)
         if "argsrepr" not in fields:
-            fields["argsrepr"] = safe_repr(args, maxlevels=self._repr_levels) if args else "()"
+            fields["argsrepr"] = safe_repr(shown[0], maxlevels=self._repr_levels) if args else "()"
         if "kwargsrepr" not in fields:
-            fields["kwargsrepr"] = safe_repr(kwargs, maxlevels=self._repr_levels) if kwargs else "{}"
+            fields["kwargsrepr"] = safe_repr(shown[1], maxlevels=self._repr_levels) if kwargs else "{}"
         if "origin" not in fields:
             fields["origin"] = self._own_origin()
         follows = embed(

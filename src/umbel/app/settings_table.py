@@ -516,7 +516,7 @@ _GROUPS: Final[dict[str, tuple[tuple[Any, ...], ...]]] = {
         ("worker_log_color", "CELERYD_LOG_COLOR", "bool", None,
          "Colours in logs; None is on a terminal only."),
         ("worker_log_format", "CELERYD_LOG_FORMAT", "string", _LOG_FORMAT,
-         "Format of log lines."),
+         "Format of log lines; `json` makes each a line of JSON."),
         ("worker_log_datefmt", "CELERYD_LOG_DATEFMT", "string", None,
          "Format of their times."),
         ("worker_task_log_format", "CELERYD_TASK_LOG_FORMAT", "string", _TASK_LOG_FORMAT,

@@ -15,6 +15,7 @@ from umbel import current, result
 from umbel.app.annotations import annotate
 from umbel.app.arguments import Arguments
 from umbel.app.models import Models
+from umbel.app.secret import Hidden
 from umbel.canvas.ids import ends_of
 from umbel.canvas.maps import chunks, xmap, xstarmap
 from umbel.canvas.signature import Signature, maybe_signature
@@ -101,6 +102,7 @@ class Task(Generic[P, R]):
 
     name_is_made_up: bool = False  # by `register_task`, from the class
     models: Models | None = None  # of a task made with pydantic=True
+    hidden: Hidden | None = None  # arguments that nobody is to see; found when the class is made
 
     _arguments: Arguments | None = None  # of `run`; made when first needed
     _backend: Any = None
@@ -110,6 +112,7 @@ class Task(Generic[P, R]):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._arguments = None
+        cls.hidden = Hidden.of(cls.run, bound=not isinstance(inspect.getattr_static(cls, "run"), staticmethod))
         if cls.name_is_made_up and "name" not in vars(cls):
             cls.name, cls.name_is_made_up = None, False  # type: ignore[assignment]  # that was its parent's
         if "abstract" not in vars(cls):

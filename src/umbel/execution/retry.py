@@ -77,8 +77,10 @@ def retry(
     args, kwargs = _arguments(task, request, args, kwargs)
     retries = (request.retries or 0) + 1
     if limit is not None and retries > limit:
+        hidden = getattr(task, "hidden", None)  # see `umbel.Secret`
+        shown = (args, kwargs) if hidden is None else hidden.mask(args, kwargs)
         raise exc or MaxRetriesExceededError(
-            f"Can't retry {task.name}[{request.id}] args:{args!r} kwargs:{kwargs!r}",
+            f"Can't retry {task.name}[{request.id}] args:{shown[0]!r} kwargs:{shown[1]!r}",
             task_args=args,
             task_kwargs=kwargs,
         )
