@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -14,7 +15,6 @@ import click
 from umbel import signals
 from umbel._names import default_nodename, host_format, node_format
 from umbel.app.settings import parse_assignments
-from umbel.beat.service import EmbeddedService
 from umbel.cli import daemon
 from umbel.cli.banner import banner
 from umbel.cli.base import Command
@@ -174,7 +174,9 @@ def command(
     held = pidfile or app.conf.worker_pidfile
     clock = None
     if beat:
-        clock = EmbeddedService(app, thread=True, schedule_filename=schedule_filename, scheduler_cls=scheduler)
+        # 25 ms that only who wants a beat pays
+        service = importlib.import_module("umbel.beat.service")
+        clock = service.EmbeddedService(app, thread=True, schedule_filename=schedule_filename, scheduler_cls=scheduler)
     worker = _make_worker(app, session, clock, hostname=node, loglevel=loglevel, **options)
     out, err = sys.stdout, sys.stderr
     try:

@@ -133,7 +133,7 @@ def _retried_or_failed(env: Environment, plan: TaskPlan | None, request: Request
     try:
         told = retry(plan.task, request, exc=exc, throw=False)
     except Exception as instead:  # noqa: BLE001 - exhausted: the exception itself, or the Reject of an unsent retry
-        return _failed(env, plan, request, instead)
+        return _failed(env, plan, request, instead.with_traceback(None))
     return _retried(plan, request, told)
 
 

