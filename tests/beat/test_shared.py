@@ -50,7 +50,7 @@ def test_a_new_entry_first_runs_one_interval_later(make):
     assert beats.sent() == ["t"]
 
 
-@pytest.mark.row("API-373", "PRT-023", "API-375")
+@pytest.mark.row("API-373", "PRT-023", "API-375", "API-366", "CFG-211")
 def test_what_is_sent_has_the_entrys_arguments_options_and_beats_header(make):
     fields = {"args": (1, BeatLazyFunc(lambda x: x + 1, 2)), "kwargs": {"k": "v"}}
     options = {"priority": 3, "headers": {"mine": 1}, "expires": 60, "queue": "celery"}

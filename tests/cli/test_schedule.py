@@ -269,26 +269,30 @@ def test_beat_may_be_a_thread_or_a_process():
         assert (process.service.max_interval, process.name) == (300, "Beat")
 
 
-@pytest.mark.row("CLI-079", "CLI-080", "CLI-081", "CLI-082", "CLI-083", "CLI-086")
+@pytest.mark.row("CLI-079", "CLI-080", "CLI-081", "CLI-082", "CLI-083", "CLI-086", "CFG-236", "CFG-288")
 def test_the_options_of_beat_are_given_to_its_service(umbel, shop, monkeypatch):
     made = {}
 
     class Noted(Service):
         def __init__(self, app, **options):
             made.update(options, interval=app.conf.beat_max_loop_interval)
+            made["deadline"] = app.conf.beat_cron_starting_deadline
             super().__init__(app, **options)
 
         def start(self):
+            made["pid"] = (shop / "from-settings.pid").read_text()
             self.scheduler.close()
 
     monkeypatch.setattr("umbel.cli.beat.Service", Noted)
     words = ("-s", "file", "-S", "celery.beat:PersistentScheduler", "--max-interval", "7", "-n", "clock@%h")
-    ran = umbel("beat", *words, "--enable-remote-control", "beat.max_loop_interval=9", app=None)
+    settings = ("beat_cron_starting_deadline=5", "beat.pidfile=from-settings.pid")
+    ran = umbel("beat", *words, "--enable-remote-control", "beat.max_loop_interval=9", *settings)
 
     assert ran.code == 0, ran.err
     assert made == {
         "schedule_filename": "file", "scheduler_cls": "celery.beat:PersistentScheduler", "max_interval": 7,
         "remote_control": True, "hostname": "clock@%h", "interval": 9.0,
+        "deadline": 5, "pid": f"{os.getpid()}\n",
     }  # fmt: skip
     assert "scheduler -> umbel.beat.persistent.PersistentScheduler" in ran.out
     assert "db -> file" in ran.out
