@@ -1020,7 +1020,7 @@ class Umbel:
 
         return Service(self, **options)
 
-    @property
+    @cached_property
     def schedule(self) -> Any:
         """The periodic tasks, to be listed and changed at run time; see `umbel.beat.Book`."""
         from umbel.beat.book import Book
