@@ -173,6 +173,18 @@ class Request:
         """The name for people: the shadow name where there is one."""
         return self.shadow or self.task or "???"
 
+    @property
+    def name(self) -> str | None:
+        """The task's name; like the next two, what receivers of signals call it by."""
+        return self.task
+
+    task_name = name
+
+    @property
+    def task_id(self) -> str | None:
+        """The same as `id`."""
+        return self.id
+
     def get(self, key: str, default: Any = None) -> Any:
         """Return the attribute *key*, or *default* where there is none."""
         return getattr(self, key) if key in self.__dict__ or hasattr(type(self), key) else default

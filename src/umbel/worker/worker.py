@@ -22,6 +22,7 @@ from umbel.bootsteps import Blueprint
 from umbel.brokers.base import Broker, Delivery, Settlement
 from umbel.exceptions import BackendError, BrokerUnavailable, InvalidMessage, NotRegistered, OperationalError
 from umbel.execution.outcome import Outcome
+from umbel.execution.request import Request
 from umbel.pools.base import Pool, Runner
 from umbel.pools.kinds import make_pool
 from umbel.pools.solo import SoloPool
@@ -54,7 +55,7 @@ class Application(Protocol):
 
     conf: Any
     steps: Mapping[str, Any]  # the project's own, by "worker" and "consumer"
-    events: Any  # .packer(hostname), .topology
+    events: Any  # .common(hostname), .packed, .topology
 
     @property
     def tasks(self) -> Mapping[str, Any]:
@@ -188,8 +189,11 @@ class Worker:
         self.aside = Aside()
         self.ledger = Ledger(app.tasks.__contains__)
         self.teller = Teller(
-            app.events.packer(self.hostname),
+            app.events.packed,
+            app.events.common(self.hostname),
             wants_events=lambda name: getattr(app.tasks.get(name), "send_events", True),
+            running=self._running,
+            busy=lambda: 0 if self._loop is None else self._loop.state.submitted,
             enabled=bool(conf.worker_send_task_events if task_events is None else task_events),
         )
         self.began = time.monotonic()
@@ -296,10 +300,15 @@ class Worker:
         def change() -> bool:
             if self.teller.enabled is wanted:
                 return False
-            self.teller.enabled = self.core.announces = wanted
+            self.teller.enabled = wanted
             return True
 
         return self.ask(change)
+
+    def _running(self) -> list[tuple[Delivery, float]]:
+        """Return what runs now, and since when (monotonic); for the loop's thread."""
+        held = self.core.held
+        return [(held[tag].delivery, held[tag].since) for tag in self.pool.info()["jobs"] if tag in held]
 
     @property
     def _running_loop(self) -> Loop:
@@ -337,7 +346,6 @@ class Worker:
                 hard_limit=self.time_limit,
             ),
             rules=msgspec.structs.replace(self._rules, delays=broker.features.delayed),
-            announces=self.teller.enabled,
         )
         self._loop = Loop(connection=connection, pool=self.pool, state=state, tasks=_Tasks(self), owner=self.hostname)
         if self.autoscale is not None:
@@ -487,6 +495,7 @@ class _Tasks:
     def dropped(self, count: int, *, crashes: int) -> None:
         self._ledger.lost_leases += count
         self._ledger.crashes += crashes
+        self._teller.look_again()
 
     def news(self) -> Settlement | None:
         return self._teller.news()
@@ -504,7 +513,9 @@ class _Tasks:
                 _logger.info("Task %s[%s] received", message.shadow or message.task, message.id)
         if signals.task_received.receivers:
             for delivery in deliveries:
-                signals.task_received.send(sender=self, request=delivery)
+                # Without arguments: its body is not read here.
+                request = Request.of_delivery(delivery, (), {}, {}, hostname=self._hostname)
+                signals.task_received.send(sender=self, request=request)
         stamps = self._desk.stamps
         if not stamps:
             return deliveries
