@@ -24,7 +24,7 @@ class Fleet:
 
     def __init__(self, broker: str, backend: str, folder: Path, **settings: Any) -> None:
         """Give every member *settings*."""
-        self.broker = broker
+        self.broker, self.results = broker, backend
         self._mark = os.urandom(3).hex()  # a RabbitMQ may run for longer than a test
         self.folder = folder
         self.runs = folder / "runs"

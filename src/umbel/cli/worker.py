@@ -14,6 +14,7 @@ import click
 
 from umbel import signals
 from umbel._names import default_nodename, host_format, node_format
+from umbel._repr import mask_url
 from umbel.app.settings import parse_assignments
 from umbel.cli import daemon
 from umbel.cli.banner import banner
@@ -207,7 +208,7 @@ def _make_worker(app: Any, session: Session, clock: Any, **options: Any) -> Work
         if worker.purged:
             count = f"{worker.purged} {'message' if worker.purged == 1 else 'messages'}"
             click.echo(f"purge: Erased {count} from the queue.\n", file=sys.__stdout__)
-        _logger.info("Connected to %s", app.shown_url(app.broker_url()))
+        _logger.info("Connected to %s", mask_url(app.shown_url(app.broker_url())))
         _logger.info("%s ready.", worker.hostname)
         if clock is not None:
             clock.start()  # now that children are forked, a thread does no harm

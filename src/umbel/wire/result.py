@@ -118,7 +118,7 @@ def decode_meta(
             task_id=known.task_id or task_id,
             status=known.status,
             result=known.result,
-            traceback=known.traceback,
+            traceback=known.traceback if isinstance(known.traceback, str) else None,
             children=known.children,
             date_done=None if known.date_done is None else parse_iso(known.date_done, UTC),
             group_id=known.group_id,
@@ -380,7 +380,7 @@ def _pair(data: Any) -> tuple[Any, Any]:
 class _Meta(msgspec.Struct, kw_only=True):
     status: str
     result: Any = None
-    traceback: str | None = None
+    traceback: Any = None  # of celery-node's workers it is the result once more
     children: list[Any] | None = None
     date_done: str | None = None
     group_id: str | None = None
