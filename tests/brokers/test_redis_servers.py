@@ -423,6 +423,7 @@ import os
 from umbel import Umbel
 
 app = Umbel("proj", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
+app.conf.task_lease = 3.0  # what a lost reply would have brought comes back after that
 
 @app.task
 def double(number):
@@ -430,7 +431,7 @@ def double(number):
 """
 
 
-def test_a_worker_outlives_its_server_and_says_so_in_two_lines(servers, tmp_path):
+def test_a_worker_outlives_its_server_says_so_in_two_lines_and_loses_nothing(servers, tmp_path):
     lasting = ("--appendonly", "yes", "--appendfsync", "always")
     process, url = servers(*lasting)
     (tmp_path / "proj.py").write_text(_PROJECT)
@@ -445,18 +446,24 @@ def test_a_worker_outlives_its_server_and_says_so_in_two_lines(servers, tmp_path
         )
     try:
         names = Names.of({})
-        send_double(url, "1")
+        sending = threading.Event()
+        sending.set()
+        accepted = []
+        sender = threading.Thread(target=send_doubles, args=(url, sending, accepted))
+        sender.start()
         with closing(RedisBackend(parse_address(url, {}), names)) as backend:
-            wait_until(lambda: backend_has(backend, "1"), "the first result")
+            wait_until(lambda: accepted and backend_has(backend, accepted[0]), "the first result")
             process.kill()
             process.wait()
             wait_until(lambda: b"broker lost" in log.read_bytes(), "the worker to see that the server is gone")
+            before = len(accepted)
 
             servers(*lasting)
-            persist(lambda: send_double(url, "2"))
 
-            wait_until(lambda: backend_has(backend, "2"), "the second result", patience=30.0)
-            assert backend_has(backend, "1")
+            wait_until(lambda: len(accepted) > before + 20, "more tasks to be accepted", patience=30.0)
+            sending.clear()
+            sender.join(30)
+            wait_until(lambda: len(backend.fetch(accepted)) == len(accepted), "what was accepted", patience=30.0)
         text = log.read_text()
         assert (text.count("broker lost"), text.count("broker is back")) == (1, 1), text
     finally:
@@ -465,12 +472,21 @@ def test_a_worker_outlives_its_server_and_says_so_in_two_lines(servers, tmp_path
     assert "Traceback" not in log.read_text()
 
 
-def send_double(url, task_id):
+def send_doubles(url, sending, accepted):
+    """Send one task after the other while *sending* is set; note which the broker took."""
+    body = b'[[1], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+    number = 0
     with open_broker(url) as broker:
-        body = b'[[1], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
-        broker.publish(
-            [Publication(message=Message(id=task_id, task="proj.double", body=body), route=Route("", "celery"))]
-        )
+        while sending.is_set():
+            number += 1
+            message = Message(id=f"{number}", task="proj.double", body=body)
+            try:
+                broker.publish([Publication(message=message, route=Route("", "celery"))])
+            except OperationalError:
+                time.sleep(0.02)
+            else:
+                accepted.append(message.id)
+                time.sleep(0.002)
 
 
 @pytest.mark.slow
@@ -514,3 +530,28 @@ def test_many_tasks_leave_no_keys_channels_or_connections(servers, tmp_path):
     results = [key for key in keys if key.startswith("celery-task-meta-")]
     assert len(results) == 5 * 100 + 50 + 1
     assert len(keys) - len(results) < 20
+
+
+def test_a_forked_process_has_a_connection_of_its_own(servers):
+    _, url = servers()
+    with open_broker(url) as broker:
+        broker.consume(["q"])
+        broker.fileno()
+        assert take(broker) == ()
+        child = os.fork()
+        if child == 0:
+            try:
+                send(broker, "q", "from the child")
+                assert is_woken(broker)
+                assert len(take(broker)) == 1
+                send(broker, "q", "left")
+                broker.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+
+        assert is_woken(broker)
+        assert [each.message.id for each in take(broker, 5)] == ["left"]
+        send(broker, "q", "from the parent")
+        assert [each.message.id for each in take(broker, 5)] == ["from the parent"]

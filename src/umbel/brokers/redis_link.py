@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
-import time
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha1
 from typing import Any, Final, TypeAlias
@@ -26,7 +26,6 @@ Argument: TypeAlias = bytes | str | int | float
 """One word of a command."""
 
 _MORE: Final = object()  # what the parser says when a reply is not all there yet
-_IDLE: Final = 1.0  # seconds after which a connection may have been closed by the server without our noticing
 
 
 class LinkLost(BrokerUnavailable):
@@ -72,7 +71,7 @@ class Link:
         self._reader: Any = None
         self._loaded: set[bytes] = set()  # digests of scripts that the server has been told on this connection
         self._pid = os.getpid()
-        self._used = 0.0  # monotonic
+        self._readable = select.poll()
         self._deadline = address.timeout
 
     # -- commands
@@ -185,12 +184,14 @@ class Link:
         return self._socket is not None and self._pid == os.getpid()
 
     def fileno(self) -> int:
-        """Return the descriptor of the connection."""
-        return self._ready(None).fileno()
+        """Return the descriptor of the connection; what is there to be read stays there."""
+        connection = self._socket if self.is_open else None
+        return (connection or self._ready(None)).fileno()
 
     def open(self) -> None:
         """Make sure that there is a connection."""
-        self._ready(None)
+        if not self.is_open:
+            self._ready(None)
 
     def close(self) -> None:
         """End the connection; the next command makes another."""
@@ -203,8 +204,7 @@ class Link:
         if connection is not None and self._pid != os.getpid():
             self.close()  # it is our parent's; here only the descriptor goes
             connection = None
-        now = time.monotonic()
-        if connection is not None and now - self._used > _IDLE and not self._is_alive(connection):
+        if connection is not None and self._readable.poll(0) and not self._is_alive(connection):
             self.close()
             connection = None
         if connection is None:
@@ -213,7 +213,6 @@ class Link:
             connection = self._connect()
             if self._on_open is not None:
                 self._on_open(self)
-        self._used = now
         deadline = timeout or self.address.timeout
         if deadline != self._deadline:
             self._deadline = deadline
@@ -326,6 +325,8 @@ class Link:
         self._deadline = address.timeout
         self._reader = self._hiredis.Reader(notEnoughData=_MORE)
         self._socket = connection
+        self._readable = select.poll()
+        self._readable.register(connection, select.POLLIN)
         try:
             login: tuple[Argument, ...] = ()
             if address.password is not None:
