@@ -14,10 +14,10 @@ class LamportClock:
         self.value = initial_value
         self._lock = threading.Lock()
 
-    def forward(self) -> int:
-        """Count one more thing said; return its number."""
+    def forward(self, by: int = 1) -> int:
+        """Count *by* more things said; return the number of the last."""
         with self._lock:
-            self.value += 1
+            self.value += by
             return self.value
 
     def adjust(self, other: int) -> int:

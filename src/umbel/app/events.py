@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
@@ -93,62 +93,47 @@ class Events:
         """Return how many hours local time lies behind UTC; west is positive."""
         return (time.altzone if time.localtime().tm_isdst > 0 else time.timezone) // 3600
 
-    def packer(
-        self, hostname: str, *, gathered: bool = True
-    ) -> Callable[[Sequence[tuple[str, dict[str, Any], float]]], Publication]:
-        """Return what makes one publication of several notes (type, own fields, unix time) of a node.
+    def common(self, hostname: str) -> dict[str, Any]:
+        """Return the fields that all events of one node share; `packed` fills in the clock."""
+        return {"hostname": hostname, "utcoffset": self.utcoffset, "pid": os.getpid(), "clock": 0}
 
-        Without *gathered* it takes one note.
+    def packed(self, events: Sequence[dict[str, Any]], *, gathered: bool = True) -> Publication:
+        """Count *events*, of numbers and texts, on the clock; return them as one publication.
+
+        Without *gathered* there must be one, and it travels as such.
         """
-        forward = self.app.clock.forward
-        pid, offset = os.getpid(), self.utcoffset
-
-        def pack(notes: Sequence[tuple[str, dict[str, Any], float]]) -> Publication:
-            # The shape of `wire.event.event`, written out: a worker makes thousands a second.
-            events = [
-                {
-                    "hostname": hostname,
-                    "utcoffset": offset,
-                    "pid": pid,
-                    "clock": forward(),
-                    **fields,
-                    "timestamp": at,
-                    "type": kind,
-                }
-                for kind, fields, at in notes
-            ]
-            return self.publication(events if gathered else events[0], simple=True)
-
-        return pack
+        clock = self.app.clock.forward(len(events)) - len(events)
+        for event in events:
+            clock += 1
+            event["clock"] = clock
+        return self.publication(events if gathered else events[0], simple=True)
 
     def of_sending(self, publications: Sequence[Publication]) -> list[Publication]:
         """Return what tells monitors that these tasks are sent, to travel with them."""
+        common = self.common(anon_nodename())
         told = []
         for message, route in ((each.message, each.route) for each in publications):
             task = dict.get(self.app.tasks, message.task)
             if message.task and getattr(task, "send_events", True):
-                told.append(
-                    (
-                        "task-sent",
-                        {
-                            "uuid": message.id,
-                            "root_id": message.root_id,
-                            "parent_id": message.parent_id,
-                            "name": message.shadow or message.task,
-                            "args": message.argsrepr,
-                            "kwargs": message.kwargsrepr,
-                            "retries": message.retries,
-                            "eta": None if message.eta is None else message.eta.isoformat(),
-                            "expires": None if message.expires is None else message.expires.isoformat(),
-                            "queue": route.routing_key,
-                            "exchange": route.exchange,
-                            "routing_key": route.routing_key,
-                        },
-                        time.time(),
-                    )
-                )
-        pack = self.packer(anon_nodename(), gathered=False)
-        return [pack([each]) for each in told]
+                event = {
+                    **common,
+                    "uuid": message.id,
+                    "root_id": message.root_id,
+                    "parent_id": message.parent_id,
+                    "name": message.shadow or message.task,
+                    "args": message.argsrepr,
+                    "kwargs": message.kwargsrepr,
+                    "retries": message.retries,
+                    "eta": None if message.eta is None else message.eta.isoformat(),
+                    "expires": None if message.expires is None else message.expires.isoformat(),
+                    "queue": route.routing_key,
+                    "exchange": route.exchange,
+                    "routing_key": route.routing_key,
+                    "timestamp": time.time(),
+                    "type": "task-sent",
+                }
+                told.append(self.packed([event], gathered=False))
+        return told
 
     def publication(
         self, events: Any, *, serializer: str | None = None, delivery_mode: int = 1, simple: bool = False

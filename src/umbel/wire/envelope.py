@@ -56,15 +56,17 @@ class Envelopes:
         properties["priority"] = message.priority or 0
         properties["body_encoding"] = "base64"
         properties["delivery_tag"] = delivery_tag
-        return self._json.encode(
+        rest = self._json.encode(
             {
-                "body": b2a_base64(message.body, newline=False).decode("ascii"),
+                "body": "",
                 "content-encoding": message.content_encoding,
                 "content-type": message.content_type,
                 "headers": headers_of(message),
                 "properties": properties,
             }
         )
+        # Nothing in base64 needs to be escaped; looking for it takes twice as long as all else.
+        return b"%b%b%b" % (rest[:_BEFORE_BODY], b2a_base64(message.body, newline=False), rest[_BEFORE_BODY:])
 
     def decode(self, data: bytes | str, reader: MessageReader | None) -> Envelope:
         """Return what an envelope holds: a task message as *reader* reads it, without one a plain message.
@@ -132,6 +134,7 @@ class Envelopes:
             raise InvalidMessage(f"no message: {exc} in {safe_repr(data, maxlen=200)}") from exc
 
 
+_BEFORE_BODY: Final = len('{"body": "')
 _HYPHENS: Final = {"content_encoding": "content-encoding", "content_type": "content-type"}
 
 

@@ -110,7 +110,6 @@ class WorkerState:
     stopping: Manner | None = None
     timers: list[tuple[float, int, str]] = field(default_factory=list)  # heap of (monotonic, tag, what)
     last_tag: int = 0
-    announces: bool = False  # the pool is to say of every job when it begins (`enable_events`)
     starts: dict[str, Starts] = field(default_factory=dict)  # of tasks with a rate limit, by name
     adjusted: dict[str, Policy] = field(default_factory=dict)  # by task name: what replaces `policy`
     scale: tuple[int, int] | None = None  # most and least slots, if they follow the load
@@ -274,7 +273,7 @@ def _job(state: WorkerState, tag: int, held: _Held, now: float) -> Job:
     state.submitted += 1
     held.submitted = True
     held.since = now
-    return Job(tag, held.delivery, state.announces or _is_announced(held))
+    return Job(tag, held.delivery, _is_announced(held))
 
 
 def _is_announced(held: _Held) -> bool:

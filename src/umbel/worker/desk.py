@@ -64,7 +64,7 @@ class Desk:
         self._wake_read, self._wake_write = os.pipe()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._pack = self._app.events.packer(worker.hostname, gathered=False)
+        self._common = self._app.events.common(worker.hostname)
 
     @property
     def broker(self) -> Broker:
@@ -165,7 +165,8 @@ class Desk:
 
     def _tell(self, kind: str) -> None:
         worker = self._worker
-        fields = {
+        event = {
+            **self._common,
             "freq": self._every or 5.0,
             "active": worker.core.submitted,
             "processed": worker.ledger.processed,
@@ -173,8 +174,10 @@ class Desk:
             "sw_ident": "py-celery",
             "sw_ver": __version__,
             "sw_sys": platform.system(),
+            "timestamp": time.time(),
+            "type": kind,
         }
-        self.broker.publish([self._pack([(kind, fields, time.time())])])
+        self.broker.publish([self._app.events.packed([event], gathered=False)])
 
     def _remember_stamps(self, broker: Broker) -> None:
         ledger = ledger_of(broker)

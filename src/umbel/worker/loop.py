@@ -86,7 +86,7 @@ class Tasks(Protocol):
         """Count these, and tell those who watch."""
 
     def dropped(self, count: int, *, crashes: int) -> None:
-        """Count so many lost leases, and so many crashes that will be tried again."""
+        """Count so many lost leases, and so many crashes that will be tried again; some deliveries were given back."""
 
     def news(self) -> Settlement | None:
         """Return what monitors are to be told with the next exchange, once; None = nothing."""
@@ -305,7 +305,7 @@ class Loop:
         if turn.refused:
             self._report_refused(settlements, turn.refused)
         if sweeps:
-            self._sweep_at = now + _LOOK
+            self._sweep_at = now + _LOOK if len(turn.ready) < _SWEPT else now  # there may be more
         if claims and claim is not None:
             self._look_at = now + (_LOOK if self._missed < _MISSED else _LOOK_ALERT)
             if look and not self._hungry and not follows:
@@ -394,8 +394,7 @@ class Loop:
 
     def _count_crashes(self, settlements: list[Settlement]) -> None:
         crashes = sum(1 for one in settlements if type(one.verdict) is Release and one.verdict.counted)
-        if crashes:
-            self._tasks.dropped(0, crashes=crashes)
+        self._tasks.dropped(0, crashes=crashes)
 
     def _report_refused(self, settlements: list[Settlement], refused: Sequence[Lease]) -> None:
         gone = set(refused)

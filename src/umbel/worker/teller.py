@@ -12,11 +12,12 @@ from umbel.brokers.base import Delivery, Publication, Settlement
 from umbel.execution.outcome import Outcome
 from umbel.worker.orders import Ending, Why
 
-__all__ = ["Note", "Teller"]
+__all__ = ["Event", "Teller"]
 
-Note: TypeAlias = tuple[str, dict[str, Any], float]
-"""What is to be told: the type of an event, its own fields, and when it happened, in unix seconds."""
+Event: TypeAlias = dict[str, Any]
+"""An event; whoever packs it fills in the clock."""
 
+_NOTICE: Final = 0.1  # seconds; a task that has run for so long is told of as started, a shorter one with its end
 _LINGER: Final = 0.05  # seconds that news wait for other business with the broker
 _PAGE: Final = 500  # events in one message
 _KEPT: Final = 50_000  # events kept while the broker is away; the oldest go first
@@ -25,16 +26,31 @@ _KEPT: Final = 50_000  # events kept while the broker is away; the oldest go fir
 class Teller:
     """The events of one worker's tasks. Used by the loop's thread alone.
 
-    *pack* makes publications of notes, *wants_events* says of a task's name whether it may be told of.
+    *pack* makes publications of events, which all have what *common* says; *wants_events* says of a task's name
+    whether it may be told of, *running* what runs and since when (monotonic), *busy* how many the pool has. The pool
+    itself could say when a job begins, but that costs each job another message between processes: 10 µs of 80.
     """
 
     def __init__(
-        self, pack: Callable[[Sequence[Note]], Publication], *, wants_events: Callable[[str], bool], enabled: bool
+        self,
+        pack: Callable[[list[Event]], Publication],
+        common: Event,
+        *,
+        wants_events: Callable[[str], bool],
+        running: Callable[[], Sequence[tuple[Delivery, float]]],
+        busy: Callable[[], int],
+        enabled: bool,
     ) -> None:
         self.enabled = enabled
+        self._running = running
+        self._busy = busy
+        self._begun: set[int | str] = set()  # tags of those that were told of as started
+        self._looked = 0.0  # monotonic: when that was last looked after
+        self._is_stale = False  # some of them may have gone without an end
         self._pack = pack
+        self._common = common
         self._wants_events = wants_events
-        self._notes: list[Note] = []
+        self._events: list[Event] = []
         self._since = 0.0  # monotonic: when the first of them was made
         self._why: dict[str, int] = {}  # task id -> the signal it was terminated with
 
@@ -44,9 +60,9 @@ class Teller:
             message = delivery.message
             if delivery.invalid is not None or not self._wants_events(message.task):
                 continue
-            self._note(
-                "task-received",
+            self._keep(
                 {
+                    **self._common,
                     "uuid": message.id,
                     "name": message.shadow or message.task,
                     "args": message.argsrepr,
@@ -56,44 +72,74 @@ class Teller:
                     "retries": message.retries,
                     "eta": None if message.eta is None else message.eta.isoformat(),
                     "expires": None if message.expires is None else message.expires.isoformat(),
-                },
+                    "timestamp": time.time(),
+                    "type": "task-received",
+                }
             )
 
-    def begun(self, delivery: Delivery) -> None:
-        """Tell that this one runs now."""
+    def begun(self, delivery: Delivery, *, ago: float = 0.0) -> None:
+        """Tell that this one runs since so many seconds."""
+        self._begun.add(delivery.tag)
         if self._wants_events(delivery.message.task):
-            self._note("task-started", {"uuid": delivery.message.id})
+            uuid = delivery.message.id
+            self._keep({**self._common, "uuid": uuid, "timestamp": time.time() - ago, "type": "task-started"})
 
     def ended(self, endings: Iterable[Ending]) -> None:
         """Tell what became of these."""
         for ending in endings:
-            message = ending.delivery.message
+            message, tag = ending.delivery.message, ending.delivery.tag
+            if tag in self._begun:
+                self._begun.discard(tag)
+            elif ending.runtime is not None:
+                self.begun(ending.delivery, ago=ending.runtime)
+                self._begun.discard(tag)
             if message.id and self._wants_events(message.task) and (told := _ending(ending, self._why)) is not None:
                 kind, fields = told
-                self._note(kind, {"uuid": message.id, **fields})
+                self._keep({**self._common, "uuid": message.id, **fields, "timestamp": time.time(), "type": kind})
 
     def will_terminate(self, ids: Iterable[str], signum: int) -> None:
         """Remember the signal with which these are about to be stopped, for the event of their end."""
         self._why.update(dict.fromkeys(ids, signum))
 
+    def look_again(self) -> None:
+        """Forget what was told of as started and does not run any more."""
+        self._is_stale = bool(self._begun)
+
     def due(self) -> float | None:
         """Return when to tell at the latest, in monotonic seconds; None = there is nothing to tell."""
-        return self._since + _LINGER if self._notes else None
+        due = self._since + _LINGER if self._events else None
+        if self.enabled and (self._is_stale or self._busy() > len(self._begun)):
+            look = self._looked + _NOTICE
+            return look if due is None else min(due, look)
+        return due
 
     def news(self) -> Settlement | None:
         """Return all that is to be told, once."""
-        if not self._notes:
+        if self.enabled:
+            self._notice(time.monotonic())
+        if not self._events:
             return None
-        notes, self._notes = self._notes, []
-        pages = [notes[i : i + _PAGE] for i in range(0, len(notes), _PAGE)]
+        events, self._events = self._events, []
+        pages = [events[i : i + _PAGE] for i in range(0, len(events), _PAGE)]
         return Settlement(lease=None, follow_ups=tuple(self._pack(page) for page in pages))
 
-    def _note(self, kind: str, fields: dict[str, Any]) -> None:
-        if not self._notes:
+    def _notice(self, now: float) -> None:
+        if now - self._looked < _NOTICE:
+            return
+        self._looked = now
+        self._is_stale = False
+        running = self._running()
+        for delivery, since in running:
+            if delivery.tag not in self._begun and now - since >= _NOTICE / 2:
+                self.begun(delivery, ago=now - since)
+        self._begun.intersection_update([delivery.tag for delivery, _ in running])
+
+    def _keep(self, event: Event) -> None:
+        if not self._events:
             self._since = time.monotonic()
-        elif len(self._notes) >= _KEPT:
-            del self._notes[: _KEPT // 10]
-        self._notes.append((kind, fields, time.time()))
+        elif len(self._events) >= _KEPT:
+            del self._events[: _KEPT // 10]
+        self._events.append(event)
 
 
 def _ending(ending: Ending, signals: dict[str, int]) -> tuple[str, Mapping[str, Any]] | None:
