@@ -24,6 +24,7 @@ _WATCHED = (
     "umbel/worker/settle.py",
     "umbel/worker/core.py",
     "umbel/brokers/sqlite",
+    "umbel/brokers/redis",
     "umbel/execution/fire.py",
 )
 
@@ -43,10 +44,10 @@ class Runs:
         return self.path.read_text().splitlines() if self.path.exists() else []
 
 
-def make_app(folder: Path, **settings: Any) -> tuple[Umbel, Runs]:
-    """Return an app on a SQLite queue in *folder*, with tasks that write down that they ran."""
+def make_app(folder: Path, url: str = "", **settings: Any) -> tuple[Umbel, Runs]:
+    """Return an app on the queue at *url*, or on SQLite in *folder*, with tasks that write down that they ran."""
     runs = Runs(folder / "runs")
-    url = f"sqlite:///{folder / 'queue.db'}"
+    url = url or f"sqlite:///{folder / 'queue.db'}"
     app = Umbel("story", broker=url, backend=url, **settings)
 
     @app.task(name="story.first")
