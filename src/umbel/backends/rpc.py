@@ -158,11 +158,11 @@ class Replies:
     # -- what a reader does
 
     def fetch(self, ids: Collection[str]) -> dict[str, bytes]:
-        """Return what is known of *ids* when all that was sent before has arrived."""
+        """Return what is known of *ids* when all that was sent before has arrived; of those that are watched, now."""
         if self._pid != os.getpid():
             self._start_over()
         with self._lock:
-            if not self._fresh.issuperset(ids):
+            if any(task_id not in self._fresh and task_id not in self._watches for task_id in ids):
                 self._read_all()
             self._fresh.difference_update(ids)
             now = self._clock()
@@ -174,7 +174,7 @@ class Replies:
         if self._pid != os.getpid():
             self._start_over()
         with self._lock:
-            self._read_all()
+            self._read()
             watch = _Watch(self, ids)
             for task_id in ids:
                 self._watches.setdefault(task_id, []).append(watch)
@@ -248,19 +248,26 @@ class Replies:
     def _consume(self, link: Link, name: str) -> None:
         link.send(amqp.method_frame(_CHANNEL, "basic.consume", 0, name, name, False, True, False, True, {}))
 
+    def _read(self) -> Link | None:
+        """Read from now on what is sent to us; return the link, None = nothing can be."""
+        if not self._queues:
+            return None
+        link = self._link
+        if link is None or link.closed:
+            link = self._connected()
+        if not self._reading:
+            self._reading = True
+            for name in self._queues:
+                self._consume(link, name)
+            threading.Thread(target=self._run, name="umbel-replies", daemon=True).start()
+        return link
+
     def _read_all(self) -> None:
         """Read what has been sent to us until now, and from now on."""
-        if not self._queues:
+        link = self._read()
+        if link is None:
             return
-        fresh = self._gone()
-        link = self._connected() if fresh else self._link
-        assert link is not None
         try:
-            if not self._reading:
-                self._reading = True
-                for name in self._queues:
-                    self._consume(link, name)
-                threading.Thread(target=self._run, name="umbel-replies", daemon=True).start()
             left = True
             while left:  # a queue answers behind what it has sent, and our channel behind that
                 left = sum(self._left(link, name) for name in self._queues) > 0
