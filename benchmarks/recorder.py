@@ -28,11 +28,10 @@ class Recorder:
     def mark(self) -> None:
         """Count one task that ran just now."""
         now = time.time()
-        if self._pid != os.getpid():
-            self._lock = threading.Lock()
-            self._open(now)
-        assert self._cell is not None
         with self._lock:  # some peers run tasks in threads
+            if self._pid != os.getpid():
+                self._open(now)
+            assert self._cell is not None
             self._count += 1
             _CELL.pack_into(self._cell, 0, self._first, now, self._count)
 
