@@ -34,7 +34,8 @@ def _bindings(session: Session) -> None:
 def _queues(session: Session, /, *, as_json: bool) -> None:
     """Show how full the queues are, and which are paused."""
     with closing(session.app.open_broker()) as broker:
-        sizes, paused = broker.sizes(), broker.paused()
+        known = None if broker.features.census else list(session.app.amqp.queues)  # RabbitMQ tells only of those
+        sizes, paused = broker.sizes(known), broker.paused()
     if as_json:
         show_json({name: {**_size(size), "paused": name in paused} for name, size in sorted(sizes.items())})
         return
