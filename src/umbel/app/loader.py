@@ -1,21 +1,31 @@
 """Import the modules that define tasks, and let a project hook into a worker's life."""
 
+# ruff: noqa: FBT001, FBT002 - Celery's signatures
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
 from umbel._names import cwd_importable, import_from_cwd, symbol_by_name
+from umbel.app.settings import parse_assignments
 from umbel.signals import import_modules
 
-__all__ = ["Loader"]
+__all__ = ["Loader", "NotAPackage"]
+
+
+class NotAPackage(ImportError):
+    """Say that the name of a file was given where that of a module is needed."""
 
 
 class Loader:
     """What Celery calls a loader: subclass it and name it by ``loader=`` or CELERY_LOADER to change any of this."""
+
+    builtin_modules: frozenset[str] = frozenset()  # imported before those of the settings
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -38,6 +48,26 @@ class Loader:
     def on_worker_process_init(self) -> None:
         """Be told that a process for tasks starts."""
 
+    # -- finding settings
+
+    def config_from_object(self, obj: Any, silent: bool = False) -> None:
+        """Read the app's settings from *obj*, an object or the name of one or of a module."""
+        self.app.config_from_object(obj, silent=silent)
+
+    def read_configuration(self, env: str = "CELERY_CONFIG_MODULE") -> Mapping[str, Any]:
+        """Return the settings in the module that the environment variable *env* names; none where it is not set."""
+        module = os.environ.get(env)
+        found = vars(self.import_from_cwd(module)) if module else {}
+        return {name: value for name, value in found.items() if not name.startswith("_")}
+
+    def cmdline_config_parser(self, args: Iterable[str], namespace: str = "celery") -> dict[str, Any]:
+        """Return the settings that ``key=value`` words of a command line say."""
+        return dict(parse_assignments(list(args), namespace=namespace))
+
+    def now(self, utc: bool = True) -> datetime:
+        """Return the current moment: in UTC, or in the app's time zone."""
+        return datetime.now(UTC) if utc else self.app.now()
+
     # -- finding modules
 
     def import_default_modules(self) -> list[ModuleType]:
@@ -54,11 +84,21 @@ class Loader:
     def default_modules(self) -> tuple[str, ...]:
         """The modules that the settings name."""
         conf = self.app.conf
-        return (*_several(conf.imports), *_several(conf.include))
+        return (*self.builtin_modules, *_several(conf.imports), *_several(conf.include))
 
     def import_task_module(self, module: str) -> ModuleType:
-        """Import one module that defines tasks."""
-        return import_from_cwd(module)
+        """Import one module that defines tasks.
+
+        Raises:
+            NotAPackage: it is the name of a file.
+        """
+        try:
+            return import_from_cwd(module)
+        except ModuleNotFoundError as exc:
+            if module.endswith(".py"):
+                hint = module.removesuffix(".py").replace("/", ".")
+                raise NotAPackage(f"{module!r} is the name of a file; the module is {hint!r}") from exc
+            raise
 
     def import_module(self, module: str, package: str | None = None) -> ModuleType:
         """Import *module*."""

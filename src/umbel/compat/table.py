@@ -147,6 +147,7 @@ ELSEWHERE: Final[dict[str, dict[str, str]]] = {
         "cwd_in_path": "umbel._names:cwd_importable",
         "gen_task_name": "umbel.compat.pieces:gen_task_name",
         "import_from_cwd": "umbel._names:import_from_cwd",
+        "NotAPackage": "umbel.app.loader:NotAPackage",
         "instantiate": "umbel.compat.pieces:instantiate",
         "qualname": "umbel.compat.pieces:qualname",
         "symbol_by_name": "umbel._names:symbol_by_name",

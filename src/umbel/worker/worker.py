@@ -55,6 +55,7 @@ class Application(Protocol):
 
     conf: Any
     steps: Mapping[str, Any]  # the project's own, by "worker" and "consumer"
+    loader: Any  # .on_worker_init, .on_worker_shutdown: a project's own hooks
     events: Any  # .common(hostname), .packed, .topology
 
     @property
@@ -243,6 +244,7 @@ class Worker:
                 self.blueprint.stop(self)
                 self.pool.stop(0.0)
                 signals.worker_shutdown.send(sender=self)
+                self.app.loader.on_worker_shutdown()
         return self.exitcode
 
     def stop(self, manner: Manner = Manner.WARM, *, exitcode: int | None = None) -> None:
@@ -433,6 +435,7 @@ class Worker:
     # -- signals
 
     def _send_worker_init(self) -> None:
+        self.app.loader.on_worker_init()
         signals.worker_init.send(sender=self)
 
     def _send_before_fork(self) -> None:
