@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from umbel.backends.base import Backend, chord_counter
-from umbel.brokers.base import Broker, Claim, Settlement, Turn
+from umbel.brokers.base import Broker, Bury, Claim, Settlement, Turn, Verdict
+from umbel.exceptions import BrokerUnusable
 from umbel.wire.chord import ReadyChord
 
 __all__ = ["Apart", "Fused", "Settler"]
+
+_logger: Final = logging.getLogger("celery.worker.settle")
 
 
 class Settler(Protocol):
@@ -60,9 +64,12 @@ class Apart:
         """Settle in batches, the last of which also claims."""
         ready: list[ReadyChord] = []
         if settlements:
-            ready += self._write(settlements)
+            chords, refused = self._write(settlements)
+            ready += chords
             settlements = [
-                Settlement(lease=one.lease, verdict=one.verdict) for one in settlements if one.lease is not None
+                Settlement(lease=one.lease, verdict=refused.get(number, one.verdict))
+                for number, one in enumerate(settlements)
+                if one.lease is not None
             ]
         if self._counter is not None and claim is not None and claim.chords:
             ready += self._counter.ready_chords(claim.chords)
@@ -71,26 +78,49 @@ class Apart:
             turn = self._broker.settle(settlements, claim)
         return msgspec.structs.replace(turn, ready=tuple(ready)) if ready else turn
 
-    def _write(self, settlements: Sequence[Settlement]) -> Sequence[ReadyChord]:
-        """Write all but the ends of messages; return the chords that are thereby complete."""
+    def _follow(self, settlements: Sequence[Settlement]) -> dict[int, Verdict]:
+        """Publish what follows; return how those must end, by number, whose follow-ups the broker does not take.
+
+        Such as one for an exchange that does not exist: it must not keep all others from being settled for ever.
+        """
+        follow_ups = [publication for one in settlements for publication in one.follow_ups]
+        if not follow_ups:
+            return {}
+        try:
+            self._broker.publish(follow_ups)
+        except BrokerUnusable:
+            pass
+        else:
+            return {}
+        refused: dict[int, Verdict] = {}
+        for number, one in enumerate(settlements):
+            for publication in one.follow_ups:
+                try:
+                    self._broker.publish([publication])
+                except BrokerUnusable as exc:
+                    message = publication.message
+                    _logger.error("what follows cannot be sent: %s[%s]: %s", message.task, message.id, exc)
+                    refused[number] = Bury(reason="rejected", evidence=f"what follows it cannot be sent: {exc}")
+        return refused
+
+    def _write(self, settlements: Sequence[Settlement]) -> tuple[Sequence[ReadyChord], dict[int, Verdict]]:
+        """Write all but the ends of messages; return the chords that are thereby complete, and what `_follow` does."""
         counter = self._counter
         sizes = [size for one in settlements for size in one.sizes]
         if sizes and counter is not None:
             counter.open_chords(sizes)
-        follow_ups = [publication for one in settlements for publication in one.follow_ups]
-        if follow_ups:
-            self._broker.publish(follow_ups)
+        refused = self._follow(settlements)
         records = [record for one in settlements for record in one.records]
         if records and self._backend is not None:
             self._backend.store(records)
         if counter is None:
-            return ()
+            return (), refused
         parts = [part for one in settlements for part in one.parts]
         ready = counter.count_parts(parts) if parts else ()
         fired = [one.fires for one in settlements if one.fires is not None]
         if fired:  # behind their parts: they may be those of chords around them
             counter.close_chords(fired)
-        return ready
+        return ready, refused
 
     def close(self) -> None:
         """Close the result store."""
