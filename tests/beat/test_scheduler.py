@@ -1,3 +1,4 @@
+import os
 import pickle
 import shelve
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from umbel.beat import (
     Scheduler,
     SchedulingError,
 )
+from umbel.exceptions import ImproperlyConfigured
 from umbel.schedules import crontab, schedule
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -230,6 +232,22 @@ def test_a_file_that_cannot_be_read_is_made_anew(app, tmp_path, caplog):
     assert list(scheduler.schedule) == ["a"]
     assert "cannot be read and is made anew" in caplog.text
     scheduler.close()
+
+
+def test_a_second_beat_on_one_file_is_warned_of(app, tmp_path, caplog):
+    name = str(tmp_path / "schedule")
+    first = PersistentScheduler(app, schedule_filename=name)
+    first.sync()
+    assert caplog.text == ""
+    try:
+        PersistentScheduler(app, schedule_filename=name).close()
+    except ImproperlyConfigured:
+        pass  # GNU dbm has a lock of its own
+    assert f"another beat (process {os.getpid()}) uses the schedule file" in caplog.text
+    first.close()
+    caplog.clear()
+    PersistentScheduler(app, schedule_filename=name).close()
+    assert caplog.text == ""
 
 
 @pytest.mark.row("API-381")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import logging
 import os
@@ -40,12 +41,14 @@ class PersistentScheduler(Scheduler):
 
     known_suffixes: ClassVar[tuple[str, ...]] = ("", ".db", ".dat", ".bak", ".dir")
     _store: Any = None
+    _lock: int | None = None  # descriptor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.schedule_filename = kwargs.get("schedule_filename")
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
+        self._lock = self._watch_for_others()
         self._store = self._open_healthy()
         entries = self._store.setdefault("entries", {})
         self._check_clock()
@@ -58,6 +61,27 @@ class PersistentScheduler(Scheduler):
         )
         self.sync()
         _logger.debug("Current schedule:\n%s", "\n".join(map(repr, entries.values())))
+
+    def _watch_for_others(self) -> int | None:
+        """Warn if another beat of this machine uses the file; hold a lock by which others see us."""
+        path = f"{self.schedule_filename or 'celerybeat-schedule'}.lock"
+        try:
+            lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError:
+            return None  # the folder is not ours to write; opening the file will tell
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = os.read(lock, 20).decode().strip() or "unknown"
+            os.close(lock)
+            _logger.warning(
+                "another beat (process %s) uses the schedule file %s: every task is sent by both. Stop one of them.",
+                pid, self.schedule_filename,
+            )  # fmt: skip
+            return None
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        return lock
 
     def _open(self) -> Any:
         return _Shelf(self.schedule_filename or "celerybeat-schedule", writeback=True)
@@ -116,6 +140,9 @@ class PersistentScheduler(Scheduler):
             self.sync()
             self._store.close()
             self._store = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def info(self) -> str:
