@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from umbel import Umbel, states
+from umbel import Umbel, chord, states
 from umbel.backends.database import DatabaseBackend, DatabaseOptions
 from umbel.backends.database_tables import Database
-from umbel.exceptions import BackendError, ImproperlyConfigured
+from umbel.contrib.testing.worker import start_worker
+from umbel.exceptions import BackendError, ChordError, ImproperlyConfigured
 from umbel.result import GroupResult
 from umbel.wire.codecs import Codecs
 from umbel.wire.record import Record
@@ -193,6 +194,20 @@ def test_other_databases_are_served_in_plain_sql(tmp_path):
     assert b"SUCCESS" in backend.fetch(["1"])["1"]
     assert backend.fetch_group("g") == b"new"
     backend.close()
+
+
+def test_chords_are_counted_there(make_app):
+    app = make_app()
+    add = app.task(name="add")(lambda x, y: x + y)
+    total = app.task(name="total")(sum)
+    fail = app.task(name="fail")(lambda: 1 // 0)
+    with start_worker(app):
+        good = chord([add.s(i, i) for i in range(5)], app=app)(total.s())
+        bad = chord([add.s(1, 1), fail.s()], app=app)(total.s())
+
+        assert good.get(timeout=20) == 20
+        with pytest.raises(ChordError, match="ZeroDivisionError"):
+            bad.get(timeout=20, follow_parents=False)
 
 
 CELERY = """
