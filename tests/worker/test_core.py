@@ -656,3 +656,25 @@ def test_the_bounds_of_a_pool_can_be_changed_and_lifted():
     assert state.scale == (9, 1)
     step(state, Autoscaled(0, 0), now=0.0)
     assert room(state) == 6
+
+
+@pytest.mark.row("CFG-172")
+def test_what_another_worker_has_by_now_is_ended_if_that_is_wanted():
+    for wanted, orders in ((False, []), (True, [InterruptJob(tag=1, how=Interrupt.KILL)])):
+        state = working(2, rules=Rules(ends_lost=wanted))
+
+        assert step(state, LeasesLost((Lease(1, 1),)), now=1.0) == orders
+        assert settled(step(state, die(1, interrupted=True), now=1.1)) == []
+
+
+@pytest.mark.row("CFG-174", "CFG-175")
+def test_a_soft_stop_of_an_idle_worker_takes_its_time_only_if_that_is_wanted():
+    for wanted in (False, True):
+        state = a_worker(rules=Rules(soft_when_idle=wanted))
+
+        step(state, Stopped(Manner.SOFT, 5.0), now=1.0)
+
+        assert is_over(state) is not wanted
+        assert next_timer(state) == 6.0
+        step(state, Ticked(), now=6.0)
+        assert is_over(state)

@@ -76,6 +76,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     eta_limit: int = 10_000  # deliveries held for their eta, where the broker does not hold them
     delays: bool = True  # the broker holds what is released with a delay
     hold: float = 1.0  # seconds that what may not start yet is held here; longer than that it is the broker's
+    ends_lost: bool = False  # what another worker has by now is ended here
+    soft_when_idle: bool = False  # a soft stop takes its time even if nothing runs
     keepalive: float = 30.0  # seconds of less load until an autoscaled pool shrinks
     discard: frozenset[str] = frozenset()  # reasons whose messages are dropped instead of kept as dead letters
 
@@ -180,6 +182,8 @@ def next_timer(state: WorkerState) -> float | None:
 
 def is_over(state: WorkerState) -> bool:
     """Return whether a stopping worker has nothing left in its hand."""
+    if state.stopping is Manner.SOFT and state.rules.soft_when_idle:
+        return False  # until its time is over, which makes it cold
     return state.stopping is not None and not state.held
 
 
@@ -617,12 +621,15 @@ def _withdrawn(state: WorkerState, fact: Withdrawn, now: float) -> list[Order]:
 
 def _leases_lost(state: WorkerState, fact: LeasesLost) -> list[Order]:
     gone = set(fact.leases)
+    orders: list[Order] = []
     for tag, held in list(state.held.items()):
         if held.lease in gone:
             held.lost = True
             if not held.submitted:
                 _forget(state, tag)
-    return []
+            elif state.rules.ends_lost:
+                orders.append(InterruptJob(tag=tag, how=Interrupt.KILL))
+    return orders
 
 
 def _forget(state: WorkerState, tag: int) -> None:

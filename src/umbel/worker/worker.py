@@ -550,6 +550,8 @@ def _rules(conf: Any, prefetch_multiplier: int | None, concurrency: int) -> Rule
         lease=conf.task_lease,
         buffer=default.buffer if buffer is None else buffer,
         eta_limit=conf.worker_eta_task_limit or default.eta_limit,
+        ends_lost=bool(conf.worker_cancel_long_running_tasks_on_connection_loss),
+        soft_when_idle=bool(conf.worker_enable_soft_shutdown_on_idle),
         discard=discard,
     )
 
