@@ -33,7 +33,7 @@ from umbel.exceptions import (
 from umbel.wire.message import Message, Route
 from umbel.wire.record import Record
 
-pytestmark = [pytest.mark.process, pytest.mark.service("redis", "A")]
+pytestmark = [pytest.mark.process, pytest.mark.service("redis", "A"), pytest.mark.timeout(170)]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def servers():
             process.wait()
 
 
-def wait_until(condition, what, patience=20.0):
+def wait_until(condition, what, patience=40.0):
     until = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < until, f"waited {patience} s for {what}"
@@ -366,7 +366,7 @@ def test_sentinels_lead_to_the_master_and_after_its_death_to_the_next(servers):
 
 def test_in_a_cluster_all_keys_lie_on_the_node_of_their_prefix(servers):
     ports = [free_port() for _ in range(2)]
-    clustered = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    clustered = ("--cluster-enabled", "yes", "--cluster-node-timeout", "15000")
     buses = [free_port() for _ in range(2)]
     for port, bus, slots in zip(ports, buses, ((0, 8191), (8192, 16383)), strict=True):
         servers(*clustered, "--cluster-port", str(bus), name=f"n{port}", port=port)
@@ -407,7 +407,7 @@ def knows_a_replica(link):
     return int(found[b"num-slaves"]) > 0
 
 
-def persist(verb, patience=30.0):
+def persist(verb, patience=40.0):
     """Call *verb* until the world is up again."""
     until = time.monotonic() + patience
     while True:
@@ -460,10 +460,10 @@ def test_a_worker_outlives_its_server_says_so_in_two_lines_and_loses_nothing(ser
 
             servers(*lasting)
 
-            wait_until(lambda: len(accepted) > before + 20, "more tasks to be accepted", patience=30.0)
+            wait_until(lambda: len(accepted) > before + 20, "more tasks to be accepted", patience=50.0)
             sending.clear()
-            sender.join(30)
-            wait_until(lambda: len(backend.fetch(accepted)) == len(accepted), "what was accepted", patience=30.0)
+            sender.join(50)
+            wait_until(lambda: len(backend.fetch(accepted)) == len(accepted), "what was accepted", patience=50.0)
         text = log.read_text()
         assert (text.count("broker lost"), text.count("broker is back")) == (1, 1), text
     finally:
