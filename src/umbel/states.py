@@ -18,6 +18,7 @@ __all__ = [
     "PRECEDENCE",
     "PRECEDENCE_LOOKUP",
     "PROPAGATE_STATES",
+    "QUEUED",
     "READY_STATES",
     "RECEIVED",
     "REJECTED",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 PENDING: Final = "PENDING"  # waiting, or unknown: nothing is stored for it
+QUEUED: Final = "QUEUED"  # sent; stored only with task_track_queued, and a custom state to Celery
 RECEIVED: Final = "RECEIVED"  # a worker holds the message (only in events)
 STARTED: Final = "STARTED"  # running; stored only with task_track_started
 SUCCESS: Final = "SUCCESS"

@@ -534,7 +534,7 @@ def test_a_config_object_that_changed_is_read_anew_on_request():
 def test_all_settings_can_be_listed_and_counted():
     conf = settings({"my_setting": 1})
 
-    assert len(conf) == 243
+    assert len(conf) == 244
     assert dict(conf)["my_setting"] == 1
     assert set(BY_NAME) < set(conf.keys())
     assert "task_serializer" in dir(conf)

@@ -50,7 +50,7 @@ from umbel.brokers.memory_store import MemoryStores
 from umbel.canvas.call import Call, Opening
 from umbel.canvas.expand import expand
 from umbel.canvas.signature import signature
-from umbel.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured
+from umbel.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured, OperationalError
 from umbel.execution.outcome import Outcome
 from umbel.local import Proxy
 from umbel.result import AsyncResult, EagerResult, GroupResult, ResultSet
@@ -488,12 +488,27 @@ class Umbel:
         if over is not None and not isinstance(over, Link):
             raise TypeError(f"'connection' and 'producer' must come from the app, such as app.pool; not {over!r}")
         needs = self.amqp.publisher.needs
+        queued = self._mark_queued(publications) if self.conf.task_track_queued else []
         if self.conf.task_send_sent_event:
             told = self.events.of_sending(publications)
             publications, needs = [*publications, *told], {**needs, **self.events.needs}
-        self.sender.send(publications, needs, policy=policy, timeout=options.get("timeout"), over=over)
+        try:
+            self.sender.send(publications, needs, policy=policy, timeout=options.get("timeout"), over=over)
+        except OperationalError:
+            if queued:
+                self.backend.forget(*queued)
+            raise
         if signals.after_task_publish.receivers or signals.task_sent.receivers:
             self.amqp.publisher.tell_published(publications)
+
+    def _mark_queued(self, publications: Sequence[Publication]) -> list[str]:
+        """Store QUEUED for tasks that are about to be sent, before a worker can store anything; return their ids."""
+        messages = [each.message for each in publications if each.message.task]
+        ids = [message.id for message in messages if not (message.ignore_result or message.retries)]
+        if ids and self.backend_url() is not None:
+            self.backend.store_queued(ids)
+            return ids
+        return []
 
     # -- parts
 

@@ -103,6 +103,8 @@ _GROUPS: Final[dict[str, tuple[tuple[Any, ...], ...]]] = {
          "After so many crashes of its process a task goes to the dead letters."),
         ("task_lease", None, "float", 30.0,
          "Seconds a worker may be silent before its running tasks are given to another."),
+        ("task_track_queued", None, "bool", False,
+         "Store the state QUEUED when a task is sent, so that it can be told from an unknown one."),
         ("task_dead_letter", None, "dict", {},
          "What becomes of tasks that will not run: {reason: 'keep' or 'discard'}; '*' is any other reason."),
     ),

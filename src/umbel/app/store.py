@@ -12,6 +12,7 @@ from umbel.app.connections import Connections
 from umbel.backends.base import Backend, Watch, chord_counter
 from umbel.exceptions import ImproperlyConfigured
 from umbel.result import GroupResult
+from umbel.states import QUEUED
 from umbel.wire.chord import ChordSize
 from umbel.wire.record import Record
 
@@ -132,6 +133,23 @@ class ResultStore:
         )
         self.keep([record])
         return result
+
+    def store_queued(self, ids: Iterable[str]) -> None:
+        """Store the state QUEUED of tasks that are about to be sent."""
+        self.keep(
+            [
+                Record(
+                    id=task_id,
+                    state=QUEUED,
+                    payload=self._coder.write(
+                        task_id=task_id, state=QUEUED, result=None, traceback=None, children=[], group_id=None,
+                        parent_id=None, extended=None,
+                    ),
+                    expires=self._expires,
+                )
+                for task_id in ids
+            ]
+        )  # fmt: skip
 
     def keep(self, records: Sequence[Record]) -> None:
         """Store *records*."""
