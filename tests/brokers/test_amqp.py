@@ -1,15 +1,18 @@
 """RabbitMQ in bad weather: refusals in one line, servers that go, connections that break, tasks that take long."""
 
+import os
 import select
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager
 
 import pytest
 
+from umbel import Umbel
 from umbel._names import uuid
 from umbel.brokers.amqp import AmqpBroker, AmqpOptions
 from umbel.brokers.amqp_address import dialling
@@ -375,6 +378,68 @@ def test_a_deleted_queue_ends_the_connection_so_that_all_is_built_anew(url, queu
         assert is_woken(broker)
         with pytest.raises(BrokerUnavailable, match=f"queue '{queue}' was deleted"):
             broker.settle((), Claim(limit=1, lease=30, owner="n"))
+
+
+_SHOP = """
+import os
+from umbel import Umbel
+
+app = Umbel("shop", broker=os.environ["BROKER"], task_default_queue=os.environ["QUEUE"])
+
+
+@app.task
+def note(number):
+    with open("ran", "a") as file:
+        file.write(f"{number}\\n")
+"""
+
+
+@service
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_worker_whose_connections_break_again_and_again_runs_all_that_was_accepted(url, queue, tmp_path):
+    (tmp_path / "shop.py").write_text(_SHOP)
+    ran, log = tmp_path / "ran", tmp_path / "log"
+    ran.touch()
+    numbers: list[int] = []
+
+    def accept(count):
+        numbers.extend(range(len(numbers), len(numbers) + count))
+        for number in numbers[-count:]:
+            app.send_task("shop.note", [number])
+
+    def await_all():
+        until = time.monotonic() + 30
+        while {int(line) for line in ran.read_text().split()} != set(numbers) and time.monotonic() < until:
+            select.select([], [], [], 0.02)
+        assert {int(line) for line in ran.read_text().split()} == set(numbers)
+
+    with (
+        proxied(url) as (through, sever),
+        Umbel("sender", broker=url, task_default_queue=queue, set_as_current=False) as app,
+        log.open("wb") as output,
+    ):
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "umbel", "-A", "shop", "worker", "-P", "solo", "-l", "WARNING"],
+            cwd=tmp_path,
+            env=os.environ | {"BROKER": through, "QUEUE": queue},
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            accept(20)
+            await_all()
+            for _ in range(3):
+                accept(30)
+                sever()
+                accept(30)
+                await_all()
+        finally:
+            worker.terminate()
+            worker.wait(20)
+    text = log.read_text()
+    assert text.count("broker lost") == text.count("broker is back") >= 1, text
 
 
 # -- tasks that take long ----------------------------------------------------------------------------------------------
