@@ -1,8 +1,11 @@
 """Imports stand at the top of a file; what import-linter cannot see about them is checked here."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
+
+import pytest
 
 DOORS = {"umbel/app/app.py": ("umbel.worker", "umbel.beat", "umbel.cli")}  # what an app opens on request
 EARLY = {"umbel", "msgspec", *sys.stdlib_module_names}  # click and rich may come late: a producer needs neither
@@ -35,6 +38,15 @@ def test_contrib_is_for_users_and_tests(modules):
         return any((target + ".").startswith("umbel.contrib.") for _, target in _imports(tree))
 
     assert [name for name, tree in modules.items() if opens(tree) and not name.startswith("umbel/contrib/")] == []
+
+
+@pytest.mark.process
+def test_importing_umbel_loads_no_event_loop_no_tls_and_no_client_of_a_server():
+    code = "import sys; from umbel import Umbel; print(*sorted(set(sys.modules) & {'asyncio', 'ssl', 'redis', 'http'}))"
+
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert shown.split() == []
 
 
 def _functions(tree: ast.Module) -> Iterator[ast.AST]:
