@@ -109,6 +109,33 @@ def test_coming_instants_of_an_interval_follow_its_last_one(make):
     assert beats.book.get("a").coming(now, 3) == []
 
 
+def test_the_settings_win_over_an_entry_that_was_added_before_under_the_same_name(make):
+    beats = make()
+    beats.book.add("a", "old", 5)
+    beats.book.pause("a")
+    beats.app.conf.beat_schedule = {"a": {"task": "new", "schedule": 10}}
+
+    entry = beats.book.get("a")
+    assert (entry.task, entry.schedule, entry.from_settings, entry.paused) == ("new", schedule(10), True, True)
+    beats.book.resume("a")
+    assert not beats.book.get("a").paused
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"task": "t"}, "'a' has no schedule"),
+        ({}, "has no task and no schedule"),
+        ({"task": "t", "schedule": "0 8 * * *"}, r"has the schedule '0 8 \* \* \*', which is none: .*from_string"),
+        ({"task": "t", "schedule": 5, "misfire": "often"}, "misfire='often'"),
+    ],
+)
+def test_an_entry_that_makes_no_sense_is_told_when_beat_starts(make, entry, said):
+    beats = make(beat_schedule={"a": entry})
+    with pytest.raises(ImproperlyConfigured, match=said):
+        beats.start()
+
+
 class WithoutLedger(MemoryBroker):
     features = msgspec.structs.replace(MemoryBroker.features, ledger=False)
 

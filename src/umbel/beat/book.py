@@ -93,22 +93,38 @@ class Book:
             decided = {} if ledger is None else ledger.notes(self._decided)
             ran = {} if ledger is None else ledger.notes(self._ran)
         runs = {name: msgspec.json.decode(text, type=Run) for name, text in ran.items()}
-        found: dict[str, Entry] = {}
-        written = {name: {**dict(entry), "from_settings": True} for name, entry in self._settings().items()}
+        found = self.from_settings()
         for name, text in decided.items():
             decision = msgspec.json.decode(text, type=_Decision)
-            if decision.task is not None:
-                written[name] = msgspec.structs.asdict(decision) | {"schedule": plan_of(decision.schedule or {})}
-            elif name in written:
-                written[name]["paused"] = decision.paused
-        for name, fields in written.items():
-            relative = fields.pop("relative", False)
-            fields["schedule"] = maybe_schedule(fields["schedule"], relative, app=self.app)
-            known = {
-                key: value for key, value in fields.items() if key in Entry.__struct_fields__ and value is not None
-            }
-            found[name] = Entry(**{**known, "name": name, "run": runs.get(name)})
-        return found
+            if name in found:
+                found[name] = msgspec.structs.replace(found[name], paused=decision.paused)
+            elif decision.task is not None:
+                fields = msgspec.structs.asdict(decision) | {"schedule": plan_of(decision.schedule or {})}
+                found[name] = self._entry(name, fields)
+        return {name: msgspec.structs.replace(entry, run=runs.get(name)) for name, entry in found.items()}
+
+    def from_settings(self) -> dict[str, Entry]:
+        """Return the entries of the settings alone.
+
+        Raises:
+            ImproperlyConfigured: one of them makes no sense.
+        """
+        return {name: self._entry(name, dict(entry), from_settings=True) for name, entry in self._settings().items()}
+
+    def _entry(self, name: str, fields: dict[str, Any], *, from_settings: bool = False) -> Entry:
+        missing = [key for key in ("task", "schedule") if fields.get(key) is None]
+        if missing:
+            raise ImproperlyConfigured(f"the periodic task {name!r} has no {' and no '.join(missing)}: {fields!r}")
+        plan = maybe_schedule(fields["schedule"], fields.get("relative", False), app=self.app)
+        if not hasattr(plan, "is_due"):
+            raise ImproperlyConfigured(
+                f"the periodic task {name!r} has the schedule {plan!r}, which is none: give seconds, a timedelta, "
+                f"a crontab (crontab.from_string reads a line) or a solar"
+            )
+        if fields.get("misfire"):
+            check_misfire(fields["misfire"])
+        known = {key: value for key, value in fields.items() if key in Entry.__struct_fields__ and value is not None}
+        return Entry(**{**known, "name": name, "schedule": plan, "from_settings": from_settings})
 
     def get(self, name: str) -> Entry:
         """Return the entry called *name*.

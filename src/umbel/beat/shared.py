@@ -75,6 +75,7 @@ class SharedScheduler:
         self._down = False
         self._told: set[str] = set()  # entries that wait for the future
         check_misfire(app.conf.beat_misfire)
+        self._book.from_settings()  # what makes no sense is told now, and not at each tick
 
     @property
     def schedule(self) -> dict[str, Entry]:
