@@ -310,7 +310,12 @@ def test_tls_with_certificates_of_both_sides(servers, tmp_path):
         (delivery,) = take(broker)
         send(broker, "q", "2", body=b"x" * 1_000_000)
         assert len(take(broker, 2)[0].message.body) == 1_000_000
-        broker.settle([finish(delivery)])
+        where = parse_address(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={tmp_path}/ca.crt&{ours}", {})
+        with closing(RedisBackend(where, Names())) as backend, closing(backend.watch(["1"])) as watch:
+            assert watch.wait(0.0) == watch.wait(0.01) == set()
+            broker.settle([finish(delivery, records=(Record(id="1", state="SUCCESS", payload=b"x" * 100_000),))])
+            assert watch.wait(20.0) == {"1"}
+            assert len(backend.fetch(["1"])["1"]) == 100_000
     for url in (f"rediss://127.0.0.1:{port}/0?{ours}", f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=none"):
         with open_broker(url) as broker, pytest.raises(BrokerUnavailable, match="cannot be reached"):
             send(broker, "q", "1")

@@ -531,12 +531,12 @@ class RedisBroker:
         if entry is None:
             return []
         try:
-            message, exchange, routing_key = msgspec.json.decode(entry, type=tuple[msgspec.Raw, str, str])
+            message, exchange, routing_key = msgspec.json.decode(entry, type=tuple[msgspec.Raw, str | None, str | None])
         except (msgspec.MsgspecError, UnicodeError):
             return []
         if not exchange:
-            return [(routing_key, bytes(message))]
-        _, queues = self._routes.find(self._link, Route(exchange, routing_key))
+            return [(routing_key or "", bytes(message))]
+        _, queues = self._routes.find(self._link, Route(exchange, routing_key or ""))
         return [(queue, bytes(message)) for queue in queues]
 
     def _give_back(self, words: Sequence[Argument], judge: str, silence: float) -> None:

@@ -72,6 +72,7 @@ class Link:
         self._loaded: set[bytes] = set()  # digests of scripts that the server has been told on this connection
         self._pid = os.getpid()
         self._readable = select.poll()
+        self._pending: Callable[[], int] | None = None  # of TLS: bytes that are decrypted and not read
         self._deadline = address.timeout
 
     # -- commands
@@ -159,11 +160,12 @@ class Link:
             connection.settimeout(timeout)
             try:
                 self._feed(connection)
-            except (BlockingIOError, TimeoutError):
-                return False
             finally:
-                connection.settimeout(self._deadline)
+                if connection.fileno() >= 0:
+                    connection.settimeout(self._deadline)
         except OSError as exc:
+            if _is_mere_silence(exc):
+                return False
             raise self._lost(exc, sent=False) from exc
         return self.drain()
 
@@ -224,11 +226,8 @@ class Link:
         try:
             connection.settimeout(0.0)
             self._feed(connection)
-        except (BlockingIOError, TimeoutError):
-            return True
         except OSError as exc:
-            # Of TLS: a part of a record is there, which is life.
-            return type(exc).__name__ in {"SSLWantReadError", "SSLWantWriteError"}
+            return _is_mere_silence(exc)
         finally:
             if connection.fileno() >= 0:
                 connection.settimeout(self._deadline)
@@ -250,6 +249,8 @@ class Link:
         if not data:
             raise ConnectionResetError("the server closed the connection")
         self._reader.feed(data)
+        while self._pending is not None and self._pending():  # decrypted already, so no descriptor would tell of it
+            self._reader.feed(connection.recv(262144))
 
     def _connect(self) -> socket.socket:
         address = self.address
@@ -325,6 +326,7 @@ class Link:
         self._deadline = address.timeout
         self._reader = self._hiredis.Reader(notEnoughData=_MORE)
         self._socket = connection
+        self._pending = getattr(connection, "pending", None)
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
         try:
@@ -444,6 +446,14 @@ def _dial(server: tuple[str, int] | str, address: Address) -> socket.socket:
         connection.close()
         raise
     return wrapped
+
+
+def _is_mere_silence(exc: OSError) -> bool:
+    """Tell whether there was just nothing to read; TLS has errors of its own to say that a record is not whole yet."""
+    return isinstance(exc, BlockingIOError | TimeoutError) or type(exc).__name__ in {
+        "SSLWantReadError",
+        "SSLWantWriteError",
+    }
 
 
 def _ignore(push: Sequence[Any]) -> None:
