@@ -90,6 +90,52 @@ def test_day_of_month_and_day_of_week_together_agree_with_croniter():
         assert_same(text, UTC, begin, croniter(text, begin, ret_type=datetime, day_or=False))
 
 
+def by_looking_at_every_minute(plan, zone, begin, days):
+    """Return when *plan* runs, found by walking through the minutes that really pass."""
+    found = set()
+    minute = begin.replace(second=0, microsecond=0)
+    before = minute.astimezone(zone).replace(tzinfo=None)
+    for _ in range(days * 1440):
+        minute += timedelta(minutes=1)
+        local = minute.astimezone(zone)
+        shown = local.replace(tzinfo=None, fold=0)
+        every_hour = len(plan.hour) == 24
+        if matches(plan, shown) and (local.fold == 0 or plan.dst == "both" or every_hour):
+            found.add(minute)
+        missing = before + timedelta(minutes=1)
+        while missing < shown:  # a leap of the clock
+            if matches(plan, missing) and plan.dst != "skip" and not every_hour:
+                found.add(minute)
+            missing += timedelta(minutes=1)
+        before = shown
+    return sorted(found)
+
+
+def matches(plan, shown):
+    return shown.minute in plan.minute and shown.hour in plan.hour and shown.isoweekday() % 7 in plan.day_of_week
+
+
+def test_every_policy_does_what_looking_at_every_minute_finds():
+    dice = random.Random(11)
+    for _ in range(80):
+        zone = ZoneInfo(dice.choice(ZONES))
+        begin = before_a_change(dice, zone)
+        hour = field(dice, 0, 3) if dice.random() < 0.8 else field(dice, 0, 23, star=0.5)
+        plan = crontab(
+            field(dice, 0, 59, star=0.1),
+            hour,
+            field(dice, 0, 6, star=0.8),
+            tz=zone,
+            dst=dice.choice(["first", "skip", "both"]),
+        )
+        expected = by_looking_at_every_minute(plan, zone, begin, days=2)
+        found, moment = [], begin
+        while (moment := plan.next_after(moment)) <= begin + timedelta(days=2):
+            found.append(moment.astimezone(UTC))
+        assert found[: len(expected)] == expected[: len(found)], f"{plan} after {begin}"
+        assert abs(len(found) - len(expected)) <= 1  # the last minute may be cut off
+
+
 def test_the_next_run_is_behind_the_moment_and_nothing_lies_between():
     dice = random.Random(10)
     for _ in range(400):
