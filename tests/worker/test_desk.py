@@ -443,6 +443,49 @@ def test_users_have_commands_of_their_own(app, own_commands):
     assert list(Panel.meta["add_luck"].args) == [("n", int)]
 
 
+# -- cost
+
+
+class Counting:
+    """A broker that counts what is asked of it."""
+
+    def __init__(self, broker, counts):
+        self._broker, self._counts = broker, counts
+
+    def __getattr__(self, name):
+        found = getattr(self._broker, name)
+        if not callable(found) or name in {"fileno", "next_due"}:  # these ask nobody
+            return found
+
+        def count(*args, **options):
+            self._counts.append(name)
+            return found(*args, **options)
+
+        return count
+
+
+def test_an_idle_worker_asks_little(app, monkeypatch):
+    connections, open_broker = [], app.open_broker
+
+    def open_counting(**options):
+        connections.append([])
+        return Counting(open_broker(**options), connections[-1])
+
+    monkeypatch.setattr(app, "open_broker", open_counting)
+    with running(app, task_events=True, heartbeat_interval=0.2):
+        loop = connections[0]
+        desk = until(lambda: next((each for each in connections if each.count("publish") > 2), None))
+        for asked in (loop, desk):
+            asked.clear()
+        began = time.monotonic()
+        until(lambda: desk.count("publish") >= 6)
+        seconds = time.monotonic() - began
+        looks = seconds / 5.0  # each looks every five seconds what it may have missed
+
+        assert len(loop) <= looks + 2
+        assert len(desk) <= desk.count("publish") + looks + 2
+
+
 # -- for machines
 
 
