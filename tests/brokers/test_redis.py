@@ -160,6 +160,26 @@ def test_bindings_are_stored_as_kombu_does(open_broker, eye, prefix):
     assert 3500 < deadline - time.time() < 3700
 
 
+@pytest.mark.row("PRT-122")
+def test_what_nobody_uses_any_more_is_swept_away(open_broker, eye, prefix):
+    old, now = time.time() - 2 * 86400, time.time()
+    eye.sadd(f"{prefix}_kombu.binding.gone", "a")
+    eye.sadd(f"{prefix}_kombu.binding.kept", "a", "b")
+    eye.sadd(f"{prefix}_kombu.binding_permanent.kept", "b")
+    eye.sadd(f"{prefix}_kombu.binding.used", "a")
+    deadlines = {"gone": now * 1000 - 5000, "kept": now * 1000 - 5000, "used": now * 1000 + 60_000}
+    eye.zadd(f"{prefix}_kombu.binding_deadlines", deadlines)
+    eye.zadd(f"{prefix}umbel.queues", {"empty": old, "full": old, "delayed": old, "new": now})
+    eye.lpush(f"{prefix}full{SEP}9", "x")
+    eye.zadd(f"{prefix}umbel.delayed.delayed", {"0x": now + 500})
+
+    claim(open_broker("q"))
+
+    assert set(eye.keys(f"{prefix}_kombu.binding.*")) == {f"{prefix}_kombu.binding.{name}" for name in ("kept", "used")}
+    assert eye.zrange(f"{prefix}_kombu.binding_deadlines", 0, -1) == ["used"]
+    assert set(eye.zrange(f"{prefix}umbel.queues", 0, -1)) == {"full", "delayed", "new", "q"}
+
+
 @pytest.mark.row("PRT-130", "PRT-131")
 def test_what_goes_to_all_is_published_on_kombus_channel(open_broker, eye, prefix, service_url):
     database = service_url("redis").rpartition("/")[2]

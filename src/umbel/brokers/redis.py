@@ -34,7 +34,7 @@ from umbel.brokers.redis_orders import Orders, part_of_chord, size_of_chord
 from umbel.brokers.redis_parcels import Letter, Parcels, Seen, published
 from umbel.brokers.redis_revoked import Revocations
 from umbel.brokers.redis_routes import Routes
-from umbel.brokers.redis_scripts import ARM, GIVE_BACK, RENEW, RESERVE, TURN
+from umbel.brokers.redis_scripts import ARM, GIVE_BACK, RENEW, RESERVE, SWEEP, TURN
 from umbel.exceptions import BrokerUnavailable, BrokerUnusable, PublishTimeout
 from umbel.wire.chord import ReadyChord
 from umbel.wire.codecs import Codecs
@@ -45,6 +45,7 @@ from umbel.wire.topology import Topology
 __all__ = ["RedisBroker"]
 
 _SEEN: Final = 10.0  # seconds after which we tell again that we consume; a silence of 30 means that we are gone
+_SWEEP: Final = 600.0  # seconds between two looks for names that nobody uses any more
 _BLIND: Final = 0.1  # seconds between two looks where the server cannot tell us of changes
 _CHUNK: Final = 500
 _MOST_KNOWN: Final = 10_000
@@ -108,6 +109,7 @@ class RedisBroker:
         self._now = 0.0  # the time of the last turn, by the clock we go by
         self._now_at = 0.0  # monotonic, when that was
         self._told = 0.0  # monotonic: when we said last that we consume
+        self._swept = -_SWEEP  # the same: when we removed last what nobody uses
         self._restored = 0.0  # when we looked last for what foreign workers lost
         self._revoked = Revocations(self._link, names, self._ids_here)
         self._graves = Graves(self._link, names, self._parcels, lambda orders: len(self._turn(orders)[1]))
@@ -218,6 +220,12 @@ class RedisBroker:
                 (b"ZADD", names.own("queues"), now, queue),
             ]
         self._link.pipeline([*commands, *self._routes.refresh(self._consumed)])
+        if not 0 <= self._told - self._swept < _SWEEP:
+            self._swept = self._told
+            steps = [f"{names.sep}{step}" for step in names.steps if step]
+            begin = (names.bindings(""), names.permanent(""), names.prefix, names.delayed(""))
+            self._link.run(SWEEP, (names.deadlines, names.own("queues")), self._given_time(), *begin, *steps)
+            self._known.clear()  # so that what we use is not taken for unused
 
     def _leave(self, queues: Sequence[str]) -> None:
         """Consume from these no more."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from umbel.brokers.redis_link import Script
 
-__all__ = ["ARM", "GIVE_BACK", "RENEW", "RESERVE", "TURN"]
+__all__ = ["ARM", "GIVE_BACK", "RENEW", "RESERVE", "SWEEP", "TURN"]
 
 # A time argument that is empty means the server's own clock, so that the clocks of workers need not agree.
 _NOW: Final = """
@@ -376,5 +376,23 @@ local first = math.max(now, tonumber(call('GET', KEYS[1]) or nil) or now)
 local free = first + ARGV[2] * ARGV[3]
 call('SET', KEYS[1], string.format('%.6f', free), 'PX', math.ceil((free - now) * 1000) + 1000)
 return string.format('%.6f', first - now)
+"""
+)
+
+SWEEP: Final = Script(
+    _NOW
+    + """
+-- Remove bindings that nobody has used for their time (PRT-122), and the names of queues that are empty and were not
+-- used for a day. KEYS: deadlines, queues. ARGV: now, beginnings of the keys of bindings, of permanent ones, of lists and
+-- of delayed sets, then separator and step of each further list.
+for _, exchange in ipairs(call('ZRANGEBYSCORE', KEYS[1], '-inf', now * 1000, 'LIMIT', 0, 100)) do
+  if call('EXISTS', ARGV[3] .. exchange) == 0 then call('DEL', ARGV[2] .. exchange) end
+  call('ZREM', KEYS[1], exchange)
+end
+for _, queue in ipairs(call('ZRANGEBYSCORE', KEYS[2], '-inf', now - 86400, 'LIMIT', 0, 100)) do
+  local used = call('EXISTS', ARGV[4] .. queue, ARGV[5] .. queue)
+  for i = 6, #ARGV do used = used + call('EXISTS', ARGV[4] .. queue .. ARGV[i]) end
+  if used == 0 then call('ZREM', KEYS[2], queue) else call('ZADD', KEYS[2], stamp, queue) end
+end
 """
 )
