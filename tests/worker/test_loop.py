@@ -119,4 +119,4 @@ def test_a_pool_that_cannot_grow_says_so_by_its_slots(start):
 
     worker.post(Scaled(5))
 
-    assert worker.ask(lambda: worker.core.slots) == 1
+    assert worker.loop.ask(lambda: worker.core.slots, timeout=PATIENCE) == 1
