@@ -383,8 +383,8 @@ SWEEP: Final = Script(
     _NOW
     + """
 -- Remove bindings that nobody has used for their time (PRT-122), and the names of queues that are empty and were not
--- used for a day. KEYS: deadlines, queues. ARGV: now, beginnings of the keys of bindings, of permanent ones, of lists and
--- of delayed sets, then separator and step of each further list.
+-- used for a day. KEYS: deadlines, queues. ARGV: now, beginnings of the keys of bindings, of permanent ones, of lists
+-- and of delayed sets, then separator and step of each further list.
 for _, exchange in ipairs(call('ZRANGEBYSCORE', KEYS[1], '-inf', now * 1000, 'LIMIT', 0, 100)) do
   if call('EXISTS', ARGV[3] .. exchange) == 0 then call('DEL', ARGV[2] .. exchange) end
   call('ZREM', KEYS[1], exchange)
