@@ -50,7 +50,8 @@ class Chords:
         def parts() -> list[tuple[str, str, Any]]:
             for each in _failed(header):
                 return [(each.id, each.state, each.result)]
-            return [(each.id, SUCCESS, each.get(disable_sync_subtasks=False)) for each in header]
+            patience = self._app.conf.result_chord_join_timeout
+            return [(each.id, SUCCESS, each.get(timeout=patience, disable_sync_subtasks=False)) for each in header]
 
         outcome = fire_with(self._app.plans("").env, group, body, parts, options)
         return [*outcome.follow_ups, *outcome.sizes, *outcome.parts, *outcome.records]
