@@ -4,16 +4,19 @@ import json
 import threading
 import time
 import uuid
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
 
+from umbel.backends.redis import RedisBackend
 from umbel.brokers.base import Bury, Claim, Publication, Release
 from umbel.brokers.redis import RedisBroker
 from umbel.brokers.redis_address import parse_address
 from umbel.brokers.redis_names import Names
 from umbel.contrib.testing.contracts.calls import call, finish, is_woken, lease_of, send, to
+from umbel.wire.chord import ChordPart
 from umbel.wire.message import Message, Route
 from umbel.wire.topology import Binding, Exchange, QueueSpec, Topology
 
@@ -344,3 +347,27 @@ def test_a_discarded_dead_letter_leaves_nothing(open_broker, eye, prefix):
     assert [letter.id for letter in broker.dead()] == ["1"]
     assert broker.discard(["1"]) == 1
     assert not eye.exists(f"{prefix}umbel.dead", f"{prefix}umbel.dead.letters", f"{prefix}umbel.dead.ids")
+
+
+@pytest.mark.row("PRT-195", "PRT-196", "PRT-198", "PRT-199")
+def test_a_chord_that_a_celery_worker_has_claimed_is_left_to_it_while_it_lives(service_url, eye, prefix):
+    names = Names.of({}, {"global_keyprefix": prefix})
+    key = names.group("g")
+    with closing(RedisBackend(parse_address(service_url("redis"), {}), names)) as backend:
+        part = ChordPart(group="g", index=0, id="a", payload=b'[1, "a", "SUCCESS", 1]', body=b"body", expires=60.0)
+        assert backend.count_parts([part]) == ()  # Celery's senders tell the size later
+        eye.set(f"{key}.s", 2)
+        eye.zadd(f"{key}.j", {'[1, "b", "SUCCESS", 2]': 1})  # by a worker of Celery's, which then takes the last step
+        eye.sadd(f"{key}.d", "b:1")
+        eye.set(f"{key}.c", "token", ex=30)
+
+        assert eye.smembers(f"{key}.d") == {"a:0", "b:1"}
+        assert backend.count_parts([part]) == ()
+
+        eye.delete(f"{key}.c")  # it died, and its claim has run out
+        (ready,) = backend.count_parts([part])
+
+        assert ready.parts == (b'[1, "a", "SUCCESS", 1]', b'[1, "b", "SUCCESS", 2]')
+        assert (eye.get(f"{key}.c"), eye.exists(f"{key}.s", f"{key}.j", f"{key}.d")) == ("done", 0)
+        assert backend.close_chords(["g"]) == {"g"}
+    assert set(eye.keys(f"{prefix}*")) == {f"{key}.c"}

@@ -158,7 +158,9 @@ while at <= last do
       at = at + 4
     elseif op == 'T' then      -- part: group key, score, id:index, payload, body, milliseconds or 0, hold until, group
       local payload, body, ttl, group = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 8]
-      if ok and call('EXISTS', key .. '.r') == 0 and call('GET', key .. '.c') ~= 'done' then
+      -- A worker of Celery's that has counted the last part claims the chord for a while, then says that it is done.
+      local claimed = call('GET', key .. '.c')
+      if ok and call('EXISTS', key .. '.r') == 0 and claimed ~= 'done' then
         -- Celery's senders tell the size just before they send the last task, so there may be none yet.
         local size = tonumber(call('GET', key .. '.s') or nil)
         if call('SADD', key .. '.d', b) == 1 then
@@ -173,7 +175,7 @@ while at <= last do
             for _, part in ipairs({'.s', '.t', '.j', '.d'}) do call('PEXPIRE', key .. part, ttl) end
           end
         end
-        if size and complete(key, size) then
+        if size and not claimed and complete(key, size) then
           local parts
           if call('TYPE', key .. '.j').ok == 'list' then parts = call('LRANGE', key .. '.j', 0, -1)
           else parts = call('ZRANGE', key .. '.j', 0, -1) end
