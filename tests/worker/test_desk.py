@@ -307,7 +307,7 @@ def test_a_revoked_task_does_not_run_and_who_waits_is_told(app, node, gate):
     gate.opened.set()
 
 
-@pytest.mark.row("API-469")
+@pytest.mark.row("API-293", "API-469")
 def test_tasks_are_revoked_by_their_stamps_also_those_to_come(app, gate):
     add = app.tasks["proj.add"]
     with running(app):
