@@ -317,3 +317,15 @@ def test_joining_changes_neither_side(app):
             left | right
 
     assert sides == before
+
+
+@pytest.mark.row("API-229")
+def test_of_all_workers_one_is_elected_to_run_it(app):
+    asked = []
+    app.control = SimpleNamespace(election=lambda *arguments: asked.append(arguments))
+
+    result = app.s("a", 1).election()
+
+    ((name, topic, elected),) = asked
+    assert (name, topic, elected.id) == (result.id, "task", result.id)
+    assert elected.args == (1,)
