@@ -28,7 +28,7 @@ def main() -> int:
 
 def pictures() -> dict[str, str]:
     """Return the text of each picture by its file's name."""
-    app = Umbel("pictures", broker="memory://", backend="memory://", set_as_current=False)
+    app = Umbel("pictures", broker="memory://pictures", backend="memory://pictures", set_as_current=False)
 
     @app.task
     def add(x: int, y: int) -> int:
