@@ -13,6 +13,7 @@ import msgspec
 
 from umbel import current
 from umbel._names import symbol_by_name, task_name
+from umbel.app.task import made
 from umbel.exceptions import CeleryError
 from umbel.local import Proxy
 
@@ -89,7 +90,7 @@ def handle_preload_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def task_has_custom(task: Any, attr: str) -> bool:
     """Return whether the class of *task* defines *attr* itself, instead of having it from umbel."""
-    owner = next((cls for cls in type(task).__mro__ if attr in vars(cls)), object)
+    owner = next((cls for cls in type(made(task)).__mro__ if attr in vars(cls)), object)
     return not owner.__module__.startswith(("umbel.", "builtins"))
 
 
@@ -187,7 +188,7 @@ def strtobool(term: Any, table: Mapping[str, bool] | None = None) -> Any:
 
 def jsonify(obj: Any, **_: Any) -> Any:
     """Return *obj* in the types that JSON has."""
-    return msgspec.to_builtins(obj, enc_hook=str, str_keys=True)
+    return msgspec.json.decode(msgspec.json.encode(obj, enc_hook=str))
 
 
 def b64encode(s: bytes) -> str:
