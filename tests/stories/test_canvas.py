@@ -31,13 +31,19 @@ def make_app(folder: Path, how: str, server: str = "") -> Umbel:
         "sqlite": (here, here),
         "apart": ("memory://", here),
         "polled": ("memory://", here),
+        "polled sql": ("memory://", f"db+{here}2"),
         "redis": (server, server),
         "redis apart": ("memory://", server),
     }
     broker, backend = urls[how]
-    app = Umbel("afternoon", broker=broker, backend=backend, result_chord_retry_interval=0.02)
-    if how == "polled":
-        app.backend.__dict__["counts_chords"] = False
+    options = {"count_chords": False} if how.startswith("polled") else {}
+    app = Umbel(
+        "afternoon",
+        broker=broker,
+        backend=backend,
+        result_chord_retry_interval=0.02,
+        result_backend_transport_options=options,
+    )
 
     @app.task(name="add")
     def add(x: int, y: int) -> int:
@@ -303,8 +309,9 @@ def test_an_eager_chain_stops_where_a_step_is_ignored_or_rejected(tmp_path, endi
 
 
 @pytest.mark.row("PRT-206")
-def test_where_nobody_counts_a_task_looks_after_the_chord(tmp_path):
-    with working(make_app(tmp_path, "polled")) as app:
+@pytest.mark.parametrize("how", ["polled", "polled sql"])
+def test_where_nobody_counts_a_task_looks_after_the_chord(tmp_path, how):
+    with working(make_app(tmp_path, how)) as app:
         t = app.tasks
         add, same, xsum, boom = t["add"], t["same"], t["xsum"], t["boom"]
         results = [

@@ -563,7 +563,12 @@ class Umbel:
     @cached_property
     def backend(self) -> Any:
         """Where results are kept; may be used in any thread."""
-        return ResultStore(self.open_backend, self.coder, expires=as_seconds(self.conf.result_expires) or None)
+        return ResultStore(
+            self.open_backend,
+            self.coder,
+            expires=as_seconds(self.conf.result_expires) or None,
+            count_chords=(self.conf.result_backend_transport_options or {}).get("count_chords", True),
+        )
 
     def broker_url(self, *, write: bool = False) -> str:
         """Return where the broker is: as the settings say, else the embedded queue."""

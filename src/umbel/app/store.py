@@ -25,11 +25,18 @@ _Decode = Callable[[Mapping[str, bytes]], dict[str, Meta]]
 class ResultStore:
     """Where an app's results are kept (``app.backend``); safe in every thread and after a fork."""
 
-    def __init__(self, open: Callable[[], Backend | None], coder: Coder, *, expires: float | None) -> None:
-        """Have *open* make connections; it returns None where results are not kept. *expires* is in seconds."""
+    def __init__(
+        self, open: Callable[[], Backend | None], coder: Coder, *, expires: float | None, count_chords: bool = True
+    ) -> None:
+        """Have *open* make connections; it returns None where results are not kept. *expires* is in seconds.
+
+        Without *count_chords* a task polls for each chord also where the store could count: Celery's workers cannot
+        count there, except on Redis.
+        """
         self._connections: Connections[Backend] = Connections(lambda: _required(open()))
         self._coder = coder
         self._expires = expires
+        self._count_chords = count_chords
 
     # -- what `umbel.result` needs
 
@@ -93,7 +100,7 @@ class ResultStore:
                 "this result backend does not support chords: only the sender of a task can read its result. "
                 "Set 'result_backend' to a store that all workers can read."
             )
-        return features.chords
+        return features.chords and self._count_chords
 
     def open_chords(self, sizes: Sequence[ChordSize]) -> None:
         """Keep how many parts these chords wait for."""
