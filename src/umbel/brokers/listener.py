@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+import selectors
 import time
 from typing import Final
 
@@ -64,7 +64,10 @@ class Listener:
 
     def _wait(self, seconds: float, unless: int | None) -> bool:
         """Wait for news; return whether *unless* ended it."""
-        ears = [self._broker.fileno()]
-        ready, _, _ = select.select(ears if unless is None else [*ears, unless], [], [], seconds)
-        self._hungry = self._hungry or ears[0] in ready
-        return unless is not None and unless in ready
+        with selectors.DefaultSelector() as selector:  # not select(): a big worker has more than 1024 descriptors
+            ear = self._broker.fileno()
+            for descriptor in (ear,) if unless is None else (ear, unless):
+                selector.register(descriptor, selectors.EVENT_READ)
+            ready = {key.fd for key, _ in selector.select(seconds)}
+        self._hungry = self._hungry or ear in ready
+        return unless in ready

@@ -61,7 +61,7 @@ class Desk:
         self._answers = answers
         self._state = CommandState(worker, self)
         self._broker: Broker | None = None
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read, self._wake_write = -1, -1  # a pipe, while it runs
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._common = self._app.events.common(worker.hostname)
@@ -75,6 +75,7 @@ class Desk:
     def start(self) -> None:
         """Begin to answer."""
         if self._thread is None and (self._every is not None or self._answers):
+            self._wake_read, self._wake_write = os.pipe()
             self._thread = threading.Thread(target=self._run, name="umbel-desk", daemon=True)
             self._thread.start()
 
@@ -83,10 +84,11 @@ class Desk:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        if self._thread is None:
+            return
         os.write(self._wake_write, b"\0")
-        if self._thread is not None:
-            self._thread.join(deadline)
-        if self._thread is None or not self._thread.is_alive():
+        self._thread.join(deadline)
+        if not self._thread.is_alive():  # else a command of the user's takes its time
             os.close(self._wake_read)
             os.close(self._wake_write)
 

@@ -129,6 +129,7 @@ class Loop:
         self._owner = owner
         self._inbox: deque[Fact] = deque()
         self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._has_ended = False
         self._unsettled: list[Settlement] = []
         self._unreserved: list[Reserve] = []  # while the broker is away
         self._warned: set[str] = set()  # tasks whose limit cannot be kept
@@ -162,7 +163,14 @@ class Loop:
         answer: Future[T] = Future()
         self._questions.append((question, answer))
         self._wake()
+        if self._has_ended:
+            self._refuse_questions()
         return answer.result(timeout)
+
+    def _refuse_questions(self) -> None:
+        while self._questions:
+            _, answer = self._questions.popleft()
+            answer.set_exception(TimeoutError("the worker has stopped"))
 
     @property
     def idle_because(self) -> str | None:
@@ -183,6 +191,8 @@ class Loop:
             while not self._is_over():
                 self._turn()
         finally:
+            self._has_ended = True
+            self._refuse_questions()
             self._selector.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
