@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -31,8 +32,8 @@ def start_worker(
     loglevel: int | str | None = None,
     logfile: Any = None,
     perform_ping_check: bool = True,
-    ping_task_timeout: float = 10.0,
-    shutdown_timeout: float = 10.0,
+    ping_task_timeout: float = 60.0,
+    shutdown_timeout: float = 60.0,
     **options: Any,
 ) -> Iterator[Worker]:
     """Run a worker for *app* during the block; *options* are those of `Worker`.
@@ -41,7 +42,7 @@ def start_worker(
     runs tasks in a thread of this process, so that they see what the test has patched.
 
     Raises:
-        TimeoutError: the worker did not start within *ping_task_timeout*, or stop within *shutdown_timeout* seconds.
+        TimeoutError: (Celery waits 10 s each) the worker did not start within *ping_task_timeout*, or stop within *shutdown_timeout* seconds.
         Exception: whatever ended the worker.
     """
     test_worker_starting.send(sender=app)
@@ -76,7 +77,7 @@ def start_worker(
             raise failed[0]
         test_worker_started.send(sender=app, worker=worker, consumer=worker)
         if perform_ping_check and app.backend_url() is not None:
-            _ping(app, ping_task_timeout)
+            _ping(app, ping_task_timeout, failed)
         yield worker
     finally:
         worker.stop(Manner.WARM)
@@ -88,11 +89,18 @@ def start_worker(
         raise failed[0]
 
 
-def _ping(app: Any, timeout: float) -> None:
+def _ping(app: Any, timeout: float, failed: list[BaseException]) -> None:
+    until = time.monotonic() + timeout
     with allow_join_result():
         result = app.tasks[tasks.ping.name].delay()
-        try:
-            answer = result.get(timeout=timeout)
-        except ResultTimeoutError:
-            raise TimeoutError(f"the worker ran no task within {timeout} s") from None
-        assert answer == "pong", answer
+        while True:
+            try:
+                answer = result.get(timeout=min(0.5, timeout))
+            except ResultTimeoutError:
+                if failed:
+                    raise failed[0] from None
+                if time.monotonic() > until:
+                    raise TimeoutError(f"the worker ran no task within {timeout} s") from None
+            else:
+                assert answer == "pong", answer
+                return
