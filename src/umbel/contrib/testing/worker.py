@@ -42,7 +42,8 @@ def start_worker(
     runs tasks in a thread of this process, so that they see what the test has patched.
 
     Raises:
-        TimeoutError: (Celery waits 10 s each) the worker did not start within *ping_task_timeout*, or stop within *shutdown_timeout* seconds.
+        TimeoutError: the worker did not start within *ping_task_timeout*, or stop within *shutdown_timeout* seconds;
+            Celery waits 10 s for either, which a busy machine may need.
         Exception: whatever ended the worker.
     """
     test_worker_starting.send(sender=app)
