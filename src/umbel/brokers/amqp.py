@@ -603,5 +603,5 @@ class AmqpBroker:
         self._closed = True
         for link in (self._link, self._out.link if self._out is not None else None):
             if link is not None:
-                link.close() if self._pid == os.getpid() else link.drop()
+                link.close()
         self._doorbell.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import select
 import socket
@@ -76,6 +77,7 @@ class Link:
         self.blocked: str | None = None  # why the server takes no messages now
         self.server: dict[str, Any] = {}  # its own properties
         self.closed = False
+        self._pid = os.getpid()
         self.heartbeat = 0.0  # seconds between signs of life, agreed with the server
         self.frame_max = _FRAME_MAX
         self._answer_timeout = dialling.answer_timeout
@@ -244,8 +246,9 @@ class Link:
         return self.closed
 
     def close(self) -> None:
-        """Say goodbye, so that what is unacknowledged is back in its queues when this returns."""
-        if self.closed:
+        """Say goodbye: then what was published is stored, and what was unacknowledged is back in its queues."""
+        if self.closed or self._pid != os.getpid():  # in a forked child the connection is its parent's
+            self.drop()
             return
         try:
             self.send(amqp.method_frame(0, "connection.close", 200, "", 0, 0), timeout=1.0)

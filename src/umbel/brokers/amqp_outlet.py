@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -37,6 +38,10 @@ class Outlet:
         """Without *confirm* nothing tells that a message was stored."""
         self.link = link
         self._confirm = confirm
+        if not confirm:
+            # RabbitMQ drops what its channel has not looked at when a connection ends without goodbye, so a process
+            # that has sent and ends says it (up to two hundred of 20,000 messages were lost otherwise).
+            weakref.finalize(self, link.close)
         self._sent = 0  # messages on this channel, as the server numbers them
         self._waiting: set[int] = set()  # numbers of those not yet confirmed
         self._lowest = 1  # below it none waits

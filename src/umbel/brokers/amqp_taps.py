@@ -149,8 +149,11 @@ class Taps:
         if self._open.get(tap.queue) is tap:
             del self._open[tap.queue]
         tap.prefetch = 0
-        if len(self._all) > 1000:
-            self._all = {name: each for name, each in self._all.items() if each.prefetch or each.unacked}
+        if len(self._all) > 1000:  # what was sent by those closed long ago has arrived
+            recent = set(list(self._all)[-100:])
+            self._all = {
+                name: each for name, each in self._all.items() if each.prefetch or each.unacked or name in recent
+            }
         return amqp.method_frame(CHANNEL, "basic.cancel", tap.name, True)
 
     def queue_of(self, name: str) -> str | None:
