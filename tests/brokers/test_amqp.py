@@ -651,3 +651,17 @@ def test_foreign_garbage_is_invalid_and_kept(url, queue):
         assert len(broker.dead(limit=1000)) >= sent + 1
         broker.discard({letter.id for letter in broker.dead(limit=1000)})
     link.close()
+
+
+@service
+@pytest.mark.process
+def test_what_is_sent_without_confirms_is_there_when_the_sender_has_ended(url, queue, tmp_path):
+    (tmp_path / "send.py").write_text(
+        "import sys\nfrom umbel import Umbel\n\n"
+        'app = Umbel("sender", broker=sys.argv[1], broker_transport_options={"confirm_publish": False})\n'
+        'for number in range(2000):\n    app.send_task("note", [number], queue=sys.argv[2])\n'
+    )
+    subprocess.run([sys.executable, "send.py", url, queue], cwd=tmp_path, check=True, timeout=50)
+
+    with closing(open_broker(url)) as broker:
+        assert broker.sizes([queue])[queue].ready == 2000
