@@ -2,10 +2,11 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
-from umbel.cli.daemon import Held, drop_privileges, mode_of, pid_in, pidfile
+from umbel.cli.daemon import Held, detach, drop_privileges, mode_of, pid_in, pidfile
 from umbel.cli.session import CannotStart
 
 
@@ -65,3 +66,32 @@ def test_root_becomes_somebody_else_for_good():
     )
 
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+@pytest.mark.process
+@pytest.mark.row("CLI-028", "CLI-058", "CLI-059", "CLI-078", "CLI-141")
+def test_a_detached_service_is_tied_to_nothing(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        f'echo "$@" > {tmp_path}/said\n'
+        f"umask >> {tmp_path}/said\n"
+        f"pwd >> {tmp_path}/said\n"
+        f"readlink /proc/self/fd/0 /proc/self/fd/2 >> {tmp_path}/said\n"
+        f"mv {tmp_path}/said {tmp_path}/done\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    words = ["-A", "proj", "beat", "--detach", "--umask", "027"]
+
+    assert detach(words, umask="027", executable=str(python)) == 0
+
+    until = time.monotonic() + 60
+    while not (tmp_path / "done").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    command, umask, folder, *streams = (tmp_path / "done").read_text().splitlines()
+    assert command == "-m umbel -A proj beat --umask 027"
+    assert umask.endswith("027")
+    assert folder == str(tmp_path)
+    assert streams == ["/dev/null", "/dev/null"]

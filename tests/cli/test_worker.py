@@ -180,3 +180,14 @@ def test_reload_without_watchfiles_names_what_to_install(umbel, hello, monkeypat
 
     assert ran.code == 2
     assert ran.err == "Error: --reload needs an optional dependency; run: pip install 'umbel[reload]'\n"
+
+
+@pytest.mark.row("CLI-029", "CLI-031", "CLI-033", "CLI-041")
+def test_options_that_umbel_has_no_need_of_are_accepted(umbel, hello, made):
+    ran = umbel(
+        "worker", "-S", "state.db", "-O", "fair", "--pool-start-method", "fork", "--disable-prefetch",
+    )  # fmt: skip
+
+    assert ran.code == 0, ran.err
+    assert made[0].app.conf.worker_disable_prefetch is True
+    assert not {"statedb", "optimization", "pool_start_method"} & made[0].options.keys()

@@ -58,7 +58,7 @@ def run(program, folder):
     return done.stdout
 
 
-@pytest.mark.row("ALB-01", "ALB-02", "ALB-05", "ALB-07", "ALB-08")
+@pytest.mark.row("ALB-01", "ALB-02", "ALB-05", "ALB-07", "ALB-08", "CLI-026")
 def test_modules_are_one_and_the_same(tmp_path):
     run(
         """
@@ -91,6 +91,8 @@ def test_modules_are_one_and_the_same(tmp_path):
             assert umbel.app.task.retry is patched
 
         from celery.execute import send_task
+        from celery.platforms import EX_FAILURE, EX_OK, EX_UNAVAILABLE
+        assert (EX_OK, EX_FAILURE, EX_UNAVAILABLE) == (0, 1, 69)
         for name, word in (("celery.nothing", "No module named"), ("celery.task", "Celery 5 removed it"),
                            ("celery.app.nothing", "No module named"), ("celery.compat", "No module named")):
             try:
@@ -131,7 +133,7 @@ def test_the_real_celery_is_not_replaced_behind_its_back(tmp_path):
 @pytest.mark.row(
     "ALI-001", "ALI-002", "ALI-003", "ALI-004", "ALI-005", "ALI-006", "ALI-007", "ALI-008", "ALI-009", "ALI-011",
     "ALI-012", "ALI-013", "ALI-014", "ALI-015", "ALI-016", "ALI-017", "ALI-018", "ALI-019", "ALI-020", "ALI-021",
-    "ALI-022", "ALI-023", "ALI-024", "ALI-026",
+    "ALI-022", "ALI-023", "ALI-024", "ALI-026", "API-583",
 )  # fmt: skip
 def test_what_other_packages_import_is_there(tmp_path):
     run("import umbel\numbel.install_as_celery()\n" + IMPORTS, tmp_path)

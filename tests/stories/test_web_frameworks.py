@@ -128,7 +128,7 @@ def test_fastapi(tmp_path):
     )
 
 
-@pytest.mark.row("API-548")
+@pytest.mark.row("API-548", "API-014")
 def test_a_project_named_without_django_is_warned_of(tmp_path):
     (tmp_path / "django").mkdir()
     run(
