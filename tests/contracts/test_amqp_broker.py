@@ -24,13 +24,25 @@ from umbel.wire.topology import Binding, Exchange, QueueSpec, Topology
 pytestmark = [pytest.mark.service("rabbitmq", "A"), pytest.mark.row("TB-001")]
 
 
+_NARROW = (  # where two of the suite's seconds decide, and a busy machine must not
+    "test_a_delayed_message_comes_when_it_is_due",
+    "test_a_message_released_with_delay_comes_when_that_is_over",
+    "test_messages_do_not_outlast_the_time_their_queue_gives_them",
+    "test_who_waits_learns_of_a_message_that_is_due_earlier",
+)
+
+
 class TestAmqpBroker(BrokerContract):
     @pytest.fixture(autouse=True)
-    def _vhost(self, rabbitmq_vhost):
+    def _vhost(self, rabbitmq_vhost, request):
         self.url = rabbitmq_vhost
+        self.careful = request.node.originalname in _NARROW
 
     def new_site(self, folder):
-        return site_of(self.url)
+        site = site_of(self.url)
+        if self.careful:
+            site.second, site.clock.longest = 0.3, 4.0
+        return site
 
     # What AMQP does in its own way.
 
