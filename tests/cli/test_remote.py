@@ -40,7 +40,7 @@ def run(umbel, app):
     return lambda *words: umbel(*words, app=app)
 
 
-TO = ("-d", "w1@host")
+TO = ("-d", "w1@host", "-t", "30")
 
 
 @pytest.mark.row("CLI-098", "CLI-099", "CLI-100", "CLI-102")

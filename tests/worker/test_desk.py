@@ -16,7 +16,7 @@ from umbel.worker.health import pages
 
 _names = count()
 SECONDS = 30.0
-ONE = {"reply": True, "limit": 1}  # do not wait for a second node
+ONE = {"reply": True, "limit": 1, "timeout": SECONDS}  # as long as it takes, and not for a second node
 
 
 class Gate:
@@ -220,7 +220,7 @@ def test_heartbeats_come_when_they_are_asked_for(app):
 def test_what_a_worker_holds_can_be_seen(app, node, gate):
     first = app.tasks["proj.wait"].delay(1)
     assert gate.reached.wait(SECONDS)
-    inspect = app.control.inspect(limit=1)
+    inspect = app.control.inspect(limit=1, timeout=SECONDS)
 
     [told] = inspect.active()["w1@host"]
     assert told["id"] == first.id
@@ -246,7 +246,7 @@ def test_what_a_worker_holds_can_be_seen(app, node, gate):
     "API-492", "API-495", "API-496", "API-497", "API-498", "API-499", "API-502", "API-500", "API-504", "PRT-245"
 )
 def test_questions_are_answered_in_celerys_shapes(app, node):
-    inspect = app.control.inspect(destination=["w1@host"])
+    inspect = app.control.inspect(destination=["w1@host"], timeout=SECONDS)
 
     assert inspect.ping() == {"w1@host": {"ok": "pong"}}
     # Tasks that are shared by every app of this process may be there as well.
@@ -273,12 +273,12 @@ def test_only_those_who_are_meant_answer(app, node):
 
     assert control.ping(destination=["other@host"], timeout=0.05) == []
     assert control.inspect(pattern="x*", matcher="glob", timeout=0.05).ping() is None
-    assert only(control.ping(pattern="w*@host", matcher="glob", limit=1)) == {"ok": "pong"}
-    assert only(control.ping(pattern=r"w\d@", matcher="pcre", limit=1)) == {"ok": "pong"}
+    assert only(control.ping(pattern="w*@host", matcher="glob", limit=1, timeout=SECONDS)) == {"ok": "pong"}
+    assert only(control.ping(pattern=r"w\d@", matcher="pcre", limit=1, timeout=SECONDS)) == {"ok": "pong"}
     with pytest.raises(ValueError, match="list or tuple"):
         control.inspect(destination="w1@host").ping()
     seen = []
-    control.ping(callback=seen.append, limit=1)
+    control.ping(callback=seen.append, limit=1, timeout=SECONDS)
     assert seen == [{"w1@host": {"ok": "pong"}}]
 
 
@@ -343,7 +343,9 @@ def test_queues_are_added_and_left(app, node):
     assert only(app.control.add_consumer("extra", **ONE)) == {"ok": "add consumer extra"}
     assert app.tasks["proj.add"].apply_async((1, 2), queue="extra").get(timeout=SECONDS) == 3
     assert only(app.control.cancel_consumer("extra", **ONE)) == {"ok": "no longer consuming from extra"}
-    assert [queue["name"] for queue in app.control.inspect(limit=1).active_queues()["w1@host"]] == ["celery"]
+    assert [queue["name"] for queue in app.control.inspect(limit=1, timeout=SECONDS).active_queues()["w1@host"]] == [
+        "celery"
+    ]
 
 
 @pytest.mark.row("API-476", "API-477", "API-478", "API-481", "API-485", "API-486", "PRT-240")
@@ -356,7 +358,7 @@ def test_what_cannot_be_done_is_answered(app, node):
     assert only(control.autoscale(3, 1, **ONE)) == {"error": "ValueError('Autoscale not enabled')"}
     assert only(control.broadcast("nonsense", **ONE)) == {"error": "KeyError('nonsense')"}
     assert "TypeError" in only(control.broadcast("revoke", **ONE))["error"]
-    assert only(control.ping(limit=1)) == {"ok": "pong"}
+    assert only(control.ping(limit=1, timeout=SECONDS)) == {"ok": "pong"}
 
 
 def test_an_election_is_won_once(app, node):
@@ -365,7 +367,7 @@ def test_an_election_is_won_once(app, node):
         app.control.election("e1", "task", signature)
 
     assert app.AsyncResult("elected").get(timeout=SECONDS) == 3
-    assert app.control.inspect(limit=1).stats()["w1@host"]["total"] == {"proj.add": 1}
+    assert app.control.inspect(limit=1, timeout=SECONDS).stats()["w1@host"]["total"] == {"proj.add": 1}
 
 
 @pytest.mark.row("API-479", "CLI-025")
