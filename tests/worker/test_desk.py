@@ -191,6 +191,21 @@ def test_a_task_tells_events_of_its_own(app):
     assert (event["uuid"], event["done"], event["hostname"]) == (result.id, 3, "w1@host")
 
 
+@pytest.mark.row("PRT-219")
+def test_what_follows_from_a_task_is_told_as_sent(app):
+    app.conf.task_send_sent_event = True
+    add = app.tasks["proj.add"]
+    with watching(app) as heard, running(app):
+        result = (add.s(1, 2) | add.s(3)).apply_async()
+        assert result.get(timeout=SECONDS) == 6
+        sent = until(
+            lambda: found if len(found := [each for each in heard if each["type"] == "task-sent"]) == 2 else []
+        )
+
+    assert [event["uuid"] for event in sent] == [result.parent.id, result.id]
+    assert (sent[1]["name"], sent[1]["parent_id"], sent[1]["args"]) == ("proj.add", result.parent.id, "(3, 3)")
+
+
 @pytest.mark.row("API-443")
 def test_a_heartbeat_is_a_signal_too(app):
     seen = []

@@ -110,6 +110,10 @@ class Events:
 
     def of_sending(self, publications: Sequence[Publication]) -> list[Publication]:
         """Return what tells monitors that these tasks are sent, to travel with them."""
+        return [self.packed([event], gathered=False) for event in self.sent(publications)]
+
+    def sent(self, publications: Sequence[Publication]) -> list[dict[str, Any]]:
+        """Return the events that these tasks are sent."""
         common = self.common(anon_nodename())
         told = []
         for message, route in ((each.message, each.route) for each in publications):
@@ -132,7 +136,7 @@ class Events:
                     "timestamp": time.time(),
                     "type": "task-sent",
                 }
-                told.append(self.packed([event], gathered=False))
+                told.append(event)
         return told
 
     def publication(

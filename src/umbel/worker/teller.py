@@ -97,6 +97,11 @@ class Teller:
                 kind, fields = told
                 self._keep({**self._common, "uuid": message.id, **fields, "timestamp": time.time(), "type": kind})
 
+    def sent(self, events: Iterable[Event]) -> None:
+        """Tell that follow-ups are sent, with the settlement that sends them."""
+        for event in events:
+            self._keep(event)
+
     def will_terminate(self, ids: Iterable[str], signum: int) -> None:
         """Remember the signal with which these are about to be stopped, for the event of their end."""
         self._why.update(dict.fromkeys(ids, signum))

@@ -452,6 +452,7 @@ class _Tasks:
         self._ledger = worker.ledger
         self._teller = worker.teller
         self._desk = worker.desk
+        self._tells_sent = bool(worker.app.conf.task_send_sent_event)
 
     def conclude(self, delivery: Delivery, why: Why, evidence: str) -> Outcome:
         message = delivery.message
@@ -494,6 +495,10 @@ class _Tasks:
         self._ledger.left(endings)
         if self._teller.enabled:
             self._teller.ended(endings)
+        if self._tells_sent:
+            for ending in endings:
+                if ending.outcome.follow_ups:
+                    self._teller.sent(self._app.events.sent(ending.outcome.follow_ups))
 
     def dropped(self, count: int, *, crashes: int) -> None:
         self._ledger.lost_leases += count
