@@ -55,7 +55,7 @@ others:
 	done
 
 bench: $(VENV)/.bench $(PEER)/.celery
-	$(BIN)/python scripts/services.py run redis -- $(BIN)/python -m benchmarks
+	$(BIN)/python scripts/services.py run redis rabbitmq -- $(BIN)/python -m benchmarks
 
 clean:
 	-[ ! -d .svc ] || python3 scripts/services.py stop
