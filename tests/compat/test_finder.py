@@ -38,7 +38,7 @@ from celery.utils.nodenames import gethostname, nodename
 from celery.utils.serialization import b64decode, b64encode, strtobool
 from celery.utils.time import is_naive, maybe_make_aware, maybe_timedelta
 from celery.worker import WorkController
-from celery.worker.request import Context
+from celery.worker.request import Context, Request
 """
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -102,7 +102,7 @@ def test_modules_are_one_and_the_same(tmp_path):
             else:
                 raise AssertionError(name)
         try:
-            from celery.worker.request import Request
+            from celery.worker.request import create_request_cls
         except ImportError as exc:
             assert "subclass of Task" in str(exc), exc
         """,
@@ -233,3 +233,41 @@ def test_the_command_line_knows_the_alias_and_warns_once_of_early_acknowledgemen
     assert worker().count("Set task_acks_late=True") == 1
     assert "Set task_acks_late=True" not in worker("task_acks_late=false")
     run("import umbel; umbel.install_as_celery(); from celery.__main__ import main; assert callable(main)", tmp_path)
+
+
+@pytest.mark.row("ALI-005")
+def test_who_wraps_celerys_tracer_is_shown_each_task(tmp_path):
+    out = run(
+        """
+        import umbel
+        umbel.install_as_celery()
+        import celery.app.trace as trace
+        from celery import Celery
+        from celery.contrib.testing.worker import start_worker
+
+        original, seen = trace.build_tracer, []
+
+        def build_tracer(name, task, *args, **kwargs):         # as Sentry does it
+            run = task.run
+            def wrapped(*args, **kwargs):
+                seen.append(name)
+                return run(*args, **kwargs)
+            if not trace.task_has_custom(task, "__call__"):
+                task.run = wrapped
+            return original(name, task, *args, **kwargs)
+
+        trace.build_tracer = build_tracer
+        app = Celery("proj", broker="memory://", backend="cache+memory://")
+
+        @app.task
+        def add(x, y):
+            return x + y
+
+        with start_worker(app, perform_ping_check=False):
+            assert add.delay(1, 2).get(timeout=60) == 3
+        print(seen)
+        """,
+        tmp_path,
+    )
+
+    assert out == "['proj.add']\n"

@@ -16,8 +16,10 @@ from importlib.metadata import Distribution, DistributionFinder
 from types import CodeType, ModuleType
 from typing import Any, Final
 
+from umbel import signals
 from umbel._names import symbol_by_name
 from umbel.app.app import Umbel
+from umbel.compat import pieces
 from umbel.compat.table import ELSEWHERE, FACTS, GONE, PACKAGES, VERSION
 
 __all__ = ["install_as_celery"]
@@ -45,6 +47,13 @@ def install_as_celery() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("umbel."):
             _note(module)
+    signals.worker_process_init.connect(_show_tasks, weak=False)
+
+
+def _show_tasks(**_: Any) -> None:
+    build = getattr(sys.modules.get("celery.app.trace"), "build_tracer", pieces.build_tracer)
+    if build is not pieces.build_tracer:
+        pieces.show_tasks(build)
 
 
 class _Named(ModuleType):

@@ -23,6 +23,7 @@ __all__ = [
     "b64decode",
     "b64encode",
     "base_logger",
+    "build_tracer",
     "chunks",
     "dictfilter",
     "first",
@@ -41,6 +42,7 @@ __all__ = [
     "raise_with_context",
     "reraise",
     "send_task",
+    "show_tasks",
     "str_to_list",
     "strtobool",
     "task_has_custom",
@@ -86,6 +88,21 @@ def get_loader_cls(loader: Any) -> Any:
 def handle_preload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return *command* as it is: umbel's commands handle such options themselves."""
     return command
+
+
+def build_tracer(name: str, task: Any, *_: Any, **__: Any) -> Callable[..., None]:
+    """Return nothing of use: a task is run elsewhere. Who replaces this is shown a worker's tasks; see `show_tasks`."""
+    return noop
+
+
+def show_tasks(build: Any) -> None:
+    """Call what replaced `build_tracer` with each task of the current app, so that it can wrap how the task runs.
+
+    So does Sentry, which reports exceptions from there.
+    """
+    app = current.get_current_app()
+    for name, task in app.tasks.items():
+        build(name, task, app.loader, "", app=app)
 
 
 def task_has_custom(task: Any, attr: str) -> bool:

@@ -73,7 +73,10 @@ ELSEWHERE: Final[dict[str, dict[str, str]]] = {
         "shared_task": "umbel.app.app:shared_task",
     },
     "celery.app.base": {"Celery": "umbel.app.app:Umbel"},
-    "celery.app.trace": {"task_has_custom": "umbel.compat.pieces:task_has_custom"},
+    "celery.app.trace": {
+        "build_tracer": "umbel.compat.pieces:build_tracer",
+        "task_has_custom": "umbel.compat.pieces:task_has_custom",
+    },
     "celery.app.utils": {
         "Settings": "umbel.app.settings:Settings",
         "bugreport": "umbel.app.report:bugreport",
@@ -184,7 +187,10 @@ ELSEWHERE: Final[dict[str, dict[str, str]]] = {
         "disable_untrusted_serializers": "umbel.app.security:disable_untrusted_serializers",
         "setup_security": "umbel.app.security:setup_security",
     },
-    "celery.worker.request": {"Context": "umbel.app.task:Context"},
+    "celery.worker.request": {
+        "Context": "umbel.app.task:Context",
+        "Request": "umbel.execution.request:Request",
+    },
 }
 """Names by module of Celery, and where umbel has them. A module that umbel has too gets those that it lacks there."""
 
@@ -215,7 +221,7 @@ GONE: Final[dict[str, str]] = {
     "celery.worker.loops": _NO_CONSUMER,
     "celery.worker.autoscale": "the worker grows and shrinks its pool by --autoscale",
     "celery.worker.pidbox": "commands are functions registered in umbel.worker.control",
-    "celery.worker.request.Request": _NO_DELIVERY_CLASS,
+    "celery.worker.request.create_request_cls": _NO_DELIVERY_CLASS,
     "celery.worker.state": "the state of a worker is umbel.worker.core.WorkerState; ask it by app.control.inspect()",
     "celery.worker.strategy": _NO_DELIVERY_CLASS,
 }
