@@ -182,6 +182,7 @@ WORKLOADS = [
     Workload("drain, no results, SQLite, solo", "tasks/s", drain(*SOLO), 20_000, BOTH),
     Workload("drain, no results, SQLite, prefork -c 2", "tasks/s", drain(*PREFORK), 15_000, BOTH),
     Workload("drain with results, SQLite, solo", "tasks/s", drain(*SOLO, with_results=True), 12_000, BOTH),
+    Workload("drain with events, SQLite, prefork -c 2", "tasks/s", drain(*PREFORK, "-E"), 13_500),
     Workload("enqueue one at a time, SQLite", "tasks/s", enqueue, 9_000, BOTH),
     Workload("enqueue in bulk, SQLite", "tasks/s", bulk, 40_000),
     Workload("round trip p50, SQLite, solo", "ms", round_trip(*SOLO), 0.5, BOTH, less_is_better=True),
