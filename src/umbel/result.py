@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
@@ -693,6 +693,14 @@ class ResultSet(ResultBase):
     def __await__(self) -> Generator[Any, Any, list[Any]]:
         return self.aget().__await__()
 
+    async def __aiter__(self) -> AsyncIterator[AsyncResult[Any]]:
+        """Yield each result as it ends, for the running event loop; `AsyncResult.get` then gives its value at once."""
+        for leaf in [leaf for leaf in self._leaves() if leaf._meta is not None]:
+            yield leaf
+        async for ended in _await_for(_Wait(self, raising=False), self.backend):
+            for leaf in ended:
+                yield leaf
+
     def iter_native(
         self,
         timeout: float | None = None,
@@ -947,12 +955,18 @@ def _finish(wait: _Wait, store: Store) -> None:
 
 
 async def _afinish(wait: _Wait, store: Store) -> None:
+    async for _ in _await_for(wait, store):
+        pass
+
+
+async def _await_for(wait: _Wait, store: Store) -> AsyncIterator[list[AsyncResult[Any]]]:
+    """As `_wait_for`, for the running event loop."""
     ids: Iterable[str] = wait.ids
     if not ids:
         return
     with store.waiting(ids) as waiting:
         while True:
-            wait.learn(waiting.metas(ids))
+            yield wait.learn(waiting.metas(ids))
             if not wait.ids:
                 return
             pause = wait.pause()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from umbel import Umbel
+from umbel import Umbel, group
 
 
 @pytest.fixture
@@ -107,3 +107,27 @@ def test_eagerly_it_runs_in_the_callers_thread(app):
         return (await where.adelay()).get()
 
     assert asyncio.run(main()) == threading.get_ident()
+
+
+def test_work_flows_are_sent_and_their_results_come_as_they_end(app):
+    @app.task(shared=False)
+    def add(x, y):
+        return x + y
+
+    async def main():
+        results = await group(add.s(1, 1), add.s(2, 2), add.s(3, 3)).aapply_async()
+        chained = await (add.s(1, 1) | add.s(2)).adelay()
+        assert chained.parent is not None
+        ended = []
+
+        async def work():
+            for result, value in zip(reversed(results.results), (6, 4, 2), strict=True):
+                await asyncio.to_thread(app.backend.store_result, result.id, value, "SUCCESS")
+
+        async def hear():
+            ended.extend([result.get() async for result in results])
+
+        await asyncio.gather(work(), hear())
+        return sorted(ended), await results
+
+    assert asyncio.run(main()) == ([2, 4, 6], [2, 4, 6])

@@ -9,6 +9,7 @@ messages (`expand`) is said once for all kinds in those modules, over the dict f
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -173,6 +174,19 @@ class Signature(dict[str, Any]):
         except KeyError:  # unknown in this process
             return self.app.send_task(self["task"], args, kwargs, **options)
         return send(args, kwargs, **options)
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> Any:
+        """As `delay`, for the running event loop, which goes on meanwhile."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """As `apply_async`, for the running event loop, which goes on meanwhile."""
+        if self.app.conf.task_always_eager:
+            return self.apply_async(args, kwargs, **options)  # it runs here, where a debugger expects it
+        asyncio = importlib.import_module("asyncio")  # 15 ms that only who runs an event loop pays, and has paid
+        return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
 
     def apply(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run it here and now; return an `EagerResult`."""
