@@ -312,7 +312,7 @@ class Replies:
                     self._reading = False
                 return
             try:
-                if not link.closed and not select.select([link.fileno()], [], [], 5.0)[0]:
+                if not link.closed and not _readable(link.fileno(), 5.0):
                     with lock:
                         link.keep_alive()
                     continue
@@ -330,6 +330,12 @@ class Replies:
                     down = True
                     _logger.error("no results come in: %s. Trying to get the broker back.", exc)
                 time.sleep(0.5)
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    poller = select.poll()  # unlike select it takes any descriptor
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
 
 
 class _Watch:
