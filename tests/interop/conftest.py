@@ -1,6 +1,7 @@
-"""A Celery on the other side: fleets on Redis and on RabbitMQ, shared by the tests of a module."""
+"""A Celery on the other side: fleets on Redis and on RabbitMQ, shared by all tests."""
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ fleet = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = fleet
 spec.loader.exec_module(fleet)
 
-DATABASES = {"redis": 11, "rabbitmq": 12}  # of Redis: messages and results; results of what RabbitMQ carries
+DATABASES = range(2, 13)  # of Redis, where no other test is; each fleet has the next for itself
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +23,10 @@ def make_fleet(service_url, tmp_path_factory):
 
     if not fleet.CELERY.exists():
         pytest.skip("no real Celery: make .venv-peer/.celery")
-    fleets = []
+    fleets, databases = [], itertools.cycle(DATABASES)
 
     def make(broker: str, **settings) -> fleet.Fleet:
-        results = service_url("redis").rpartition("/")[0] + f"/{DATABASES[broker]}"
+        results = service_url("redis").rpartition("/")[0] + f"/{next(databases)}"
         with redis.Redis.from_url(results) as server:
             server.flushdb()
         where = results if broker == "redis" else service_url("rabbitmq").removesuffix("/") + "interop"
@@ -39,7 +40,7 @@ def make_fleet(service_url, tmp_path_factory):
 
 
 @pytest.fixture(
-    scope="module",
+    scope="session",
     params=[
         pytest.param("redis", marks=pytest.mark.service("redis", "A")),
         pytest.param("rabbitmq", marks=[pytest.mark.service("rabbitmq", "A"), pytest.mark.service("redis", "A")]),
