@@ -152,6 +152,20 @@ def test_a_replica_is_no_place_for_messages(servers):
         send(broker, "q", "1")
 
 
+@pytest.mark.row("TB-025")
+def test_of_several_servers_the_first_that_takes_messages_is_used(servers):
+    nobody, replica, master = free_port(), free_port(), free_port()
+    servers(name="m", port=master)
+    servers("--replicaof", "127.0.0.1", str(master), name="r", port=replica)
+    url = ";".join(f"redis://127.0.0.1:{port}/0" for port in (nobody, replica, master))
+    with open_broker(url) as broker:
+        with pytest.raises(BrokerUnavailable, match="read-only"):
+            broker.consume(["q"])
+        broker.consume(["q"])
+        send(broker, "q", "1")
+        assert len(take(broker)) == 1
+
+
 @pytest.mark.parametrize(
     ("reply", "error", "words"),
     [

@@ -69,6 +69,7 @@ class Link:
         self._push = hiredis.PushNotification
         self._socket: socket.socket | None = None
         self._reader: Any = None
+        self._first = 0  # of the servers, which is tried first: one behind a replica
         self._loaded: set[bytes] = set()  # digests of scripts that the server has been told on this connection
         self._pid = os.getpid()
         self._readable = select.poll()
@@ -269,12 +270,13 @@ class Link:
         raise last or BrokerUnavailable(f"{address.shown} names no sentinel")
 
     def _try_each(self, hosts: Sequence[tuple[str, int]], address: Address) -> socket.socket:
-        for host in hosts[:-1]:
+        *others, last = (*hosts[self._first :], *hosts[: self._first])
+        for host in others:
             try:
                 return self._greet(host, address)
             except BrokerUnavailable:
                 pass  # the last one's error is told
-        return self._greet(hosts[-1], address)
+        return self._greet(last, address)
 
     def _find_node(self, address: Address) -> socket.socket:
         """Connect to the node of a cluster that owns our keys."""
@@ -390,6 +392,9 @@ class Link:
                 return BrokerFull(f"{where} cannot write to its disk and takes nothing: {text}")
             case "READONLY":
                 self.close()  # perhaps another server is the master by now
+                hosts = self.address.hosts
+                if self.server in hosts:
+                    self._first = (hosts.index(self.server) + 1) % len(hosts)
                 return BrokerUnavailable(f"{where} is a read-only replica: give the address of the master ({text})")
             case "LOADING":
                 return BrokerUnavailable(f"{where} is starting, and still loads its data")
