@@ -78,9 +78,7 @@ class RedisBackend:
     def watch(self, ids: Collection[str]) -> RedisWatch:
         with self._use() as link:
             spare = self._spare.pop() if self._spare else Link(link.address)
-            return RedisWatch(
-                spare, {self._names.result(task_id): task_id for task_id in ids}, self._spare, self._fresh
-            )
+            return RedisWatch(spare, {self._names.result(task_id): task_id for task_id in ids}, self._keep, self._fresh)
 
     def save_group(self, group_id: str, payload: bytes, *, expires: float | None = None) -> None:
         lifetime: tuple[Argument, ...] = () if expires is None else (b"PX", max(1, int(expires * 1000)))
@@ -135,6 +133,13 @@ class RedisBackend:
             link.close()
         self._spare.clear()
 
+    def _keep(self, link: Link) -> None:
+        """Take back the connection of a wait that ended, for the next one."""
+        if self._closed or self._spare:
+            link.close()
+        else:
+            self._spare.append(link)
+
     def _run(self, orders: Orders, *, chords: int = 0) -> Any:
         limit = 0 if chords else -1
         now = b"" if self._clock is None else repr(self._clock()).encode()
@@ -180,10 +185,10 @@ class _Fresh:
 class RedisWatch:
     """A caller's wait for some tasks."""
 
-    def __init__(self, link: Link, ids: dict[str, str], spare: list[Link], fresh: _Fresh) -> None:
+    def __init__(self, link: Link, ids: dict[str, str], keep: Callable[[Link], None], fresh: _Fresh) -> None:
         self._link: Link | None = link
         self._ids = ids  # by key
-        self._spare = spare
+        self._keep = keep
         self._fresh = fresh
         self._changed: dict[str, bytes | None] = {}  # id -> payload; None = unknown
         self._pid = os.getpid()
@@ -222,7 +227,7 @@ class RedisWatch:
         link, self._link = self._link, None
         if link is None:
             return
-        if not link.is_open or self._pid != os.getpid() or self._spare:
+        if not link.is_open or self._pid != os.getpid():
             link.close()
             return
         try:
@@ -231,7 +236,7 @@ class RedisWatch:
         except OperationalError:
             link.close()
             return
-        self._spare.append(link)
+        self._keep(link)
 
     def _subscribe(self, link: Link) -> None:
         keys = list(self._ids)
