@@ -367,3 +367,21 @@ def test_a_group_alone_in_a_group_is_that_group(app):
 
     assert len(inner) == len(result.results) == 2
     assert [call.options["group_index"] for call in app.sent] == [0, 1]
+
+
+def test_what_a_generator_feeds_belongs_to_the_app_of_its_members(app):
+    given = []
+
+    def members():
+        for i in range(3):
+            given.append(i)
+            yield app.s("a", i)
+
+    header = group(members())
+    count = chord(members(), signature("b"))
+
+    assert header.bound_app() is app
+    assert count.bound_app() is app
+    assert given == [0, 0], "nobody needs all of them to know"
+    header.apply_async()
+    assert [args for _, args in sent(app)] == [(0,), (1,), (2,)]

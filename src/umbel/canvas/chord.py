@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,8 +71,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
     def bound_app(self) -> Any:
         if self._app is not None:
             return self._app
-        parts = [] if isinstance(self.tasks, Members) else list(self.tasks)
-        parts += [] if self.body is None else [self.body]
+        parts = itertools.chain(self.tasks, [] if self.body is None else [self.body])  # a generator gives its first
         return next((app for app in (part.bound_app() for part in parts) if app), None)
 
     def __call__(self, body: Any = None, **options: Any) -> Any:

@@ -103,9 +103,7 @@ class group(Signature):  # noqa: N801 - Celery's name
         return self._type or self.app.tasks["celery.group"]
 
     def bound_app(self) -> Any:
-        if self._app is not None or isinstance(self.tasks, Members):
-            return self._app
-        return next((app for app in (task.bound_app() for task in self.tasks) if app), None)
+        return self._app or next((app for app in (task.bound_app() for task in self.tasks) if app), None)
 
     def __len__(self) -> int:
         """Return how many members it has."""
