@@ -11,7 +11,8 @@ import importlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, suppress
+from contextvars import copy_context
 from datetime import datetime
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
@@ -960,17 +961,45 @@ async def _afinish(wait: _Wait, store: Store) -> None:
 
 
 async def _await_for(wait: _Wait, store: Store) -> AsyncIterator[list[AsyncResult[Any]]]:
-    """As `_wait_for`, for the running event loop."""
+    """As `_wait_for`, for the running event loop: the store is only ever asked in another thread."""
     ids: Iterable[str] = wait.ids
     if not ids:
         return
-    with store.waiting(ids) as waiting:
+    held = ExitStack()
+    try:
+        waiting = await _aside(held.enter_context, store.waiting(ids))
+        metas = await _aside(waiting.metas, ids)
         while True:
-            yield wait.learn(waiting.metas(ids))
+            yield wait.learn(metas)
             if not wait.ids:
-                return
-            pause = wait.pause()
-            ids = waiting.wait(0.0) if await _readable(waiting.fileno(), pause) else wait.ids
+                break
+            woken = await _readable(waiting.fileno(), wait.pause())
+            metas = await _aside(_look_again, waiting, None if woken else wait.ids)
+    except BaseException as exc:
+        await _aside(held.__exit__, type(exc), exc, exc.__traceback__)
+        raise
+    await _aside(held.close)
+
+
+def _look_again(waiting: Waiting, ids: Iterable[str] | None) -> dict[str, Meta]:
+    """Return what is known of *ids*; None = of those that it was woken for."""
+    return waiting.metas(waiting.wait(0.0) if ids is None else ids)
+
+
+async def _aside(function: Callable[..., Any], *args: Any) -> Any:
+    """Call *function* in a thread of the running event loop; also who is cancelled waits until it has returned.
+
+    What it holds, a connection, may not be given back before.
+    """
+    asyncio = importlib.import_module("asyncio")  # 15 ms that only who runs an event loop pays, and has paid
+    call = asyncio.get_running_loop().run_in_executor(None, copy_context().run, function, *args)
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        while not call.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([call])
+        raise
 
 
 async def _readable(fileno: int | None, timeout: float | None) -> bool:

@@ -3,10 +3,13 @@
 import asyncio
 import threading
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from umbel import Umbel, group
+from umbel.result import AsyncResult, ResultSet
 
 
 @pytest.fixture
@@ -71,6 +74,116 @@ def test_waiting_does_not_stop_the_loop(app):
         return value, await result, order
 
     assert asyncio.run(main()) == (3, 3, ["other"])
+
+
+class Sluggish:
+    """A store that answers only after the loop has turned ten times more: never, where it holds the loop up."""
+
+    PATIENCE = 20.0  # seconds
+
+    def __init__(self, store):
+        self._store = store
+        self.turns = 0
+        self.asked = threading.Event()
+
+    def _dawdle(self):
+        self.asked.set()
+        since, until = self.turns, time.monotonic() + self.PATIENCE
+        while self.turns < since + 10 and time.monotonic() < until:
+            time.sleep(0.005)
+
+    @contextmanager
+    def waiting(self, ids):
+        self._dawdle()
+        with self._store.waiting(ids) as waiting:
+            self._waiting = waiting
+            self.fileno = waiting.fileno
+            yield self
+        self._dawdle()
+
+    def metas(self, ids):
+        self._dawdle()
+        return self._waiting.metas(ids)
+
+    def wait(self, timeout):
+        self._dawdle()
+        return self._waiting.wait(timeout)
+
+    async def longest_pause(self, done):
+        longest, before = 0.0, time.monotonic()
+        while not done.is_set():
+            await asyncio.sleep(0.001)
+            self.turns += 1
+            now = time.monotonic()
+            longest, before = max(longest, now - before), now
+        return longest
+
+
+@pytest.mark.parametrize("url", ["sqlite", "cache+memory"])
+@pytest.mark.parametrize("how", ["one", "all", "each"])
+def test_a_slow_store_does_not_stop_the_loop(tmp_path, url, how):
+    store_url = f"sqlite:///{tmp_path}/r.db" if url == "sqlite" else "cache+memory://"
+    with Umbel("slow", broker="memory://", backend=store_url, set_as_current=False) as app:
+        slow = Sluggish(app.backend)
+        results = ResultSet([AsyncResult(f"t{i}", backend=slow, app=app) for i in range(2)])
+
+        async def main():
+            done = asyncio.Event()
+            measuring = asyncio.create_task(slow.longest_pause(done))
+
+            async def work():
+                await asyncio.to_thread(slow.asked.wait, 30)
+                for i in range(2):
+                    await asyncio.to_thread(app.backend.store_result, f"t{i}", i, "SUCCESS")
+
+            async def hear():
+                match how:
+                    case "one":
+                        return [await results[0].aget(timeout=60), await results[1]]
+                    case "all":
+                        return await results.aget(timeout=60)
+                    case _:
+                        return sorted([result.get() async for result in results])
+
+            _, values = await asyncio.gather(work(), hear())
+            done.set()
+            return values, await measuring
+
+        values, pause = asyncio.run(main())
+
+    assert values == [0, 1]
+    assert pause < Sluggish.PATIENCE / 2
+
+
+def test_who_is_cancelled_gives_the_connection_back(tmp_path):
+    with Umbel("slow", broker="memory://", backend=f"sqlite:///{tmp_path}/r.db", set_as_current=False) as app:
+        slow = Sluggish(app.backend)
+        ended = []
+        given = slow._store.waiting
+
+        @contextmanager
+        def noted(ids):
+            try:
+                with given(ids) as waiting:
+                    yield waiting
+            finally:
+                ended.append(ids)
+
+        slow._store = SimpleNamespace(waiting=noted)
+
+        async def main():
+            done = asyncio.Event()
+            measuring = asyncio.create_task(slow.longest_pause(done))
+            waiting = asyncio.ensure_future(AsyncResult("t1", backend=slow, app=app).aget())
+            await asyncio.to_thread(slow.asked.wait, 30)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            done.set()
+            await measuring
+            return list(ended)
+
+        assert asyncio.run(main()) == [["t1"]]
 
 
 def test_a_mistake_is_raised_where_it_was_made(app):
