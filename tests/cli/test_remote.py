@@ -1,6 +1,8 @@
 """What umbel status, inspect, control, pause, resume and events say and answer."""
 
 import json
+import os
+import signal
 import threading
 import time
 
@@ -186,3 +188,27 @@ def test_events_are_dumped_or_photographed(run, app, folder, monkeypatch):
     ran = run("events", "-c", "photos.Camera", "-F", "7.5", "-r", "30/m")
     assert ran.code == 0, ran.err
     assert ran.out.splitlines() == ["-> evcam: Taking snapshots with photos.Camera (every 7.5 secs.)", "7.5 2.0 ['t1']"]
+
+
+@pytest.mark.row("CLI-096")
+def test_events_are_dumped_in_the_background(run, app, folder, monkeypatch):
+    def capture(self, *_, **__):
+        assert (folder / "ev.pid").read_text() == f"{os.getpid()}\n"
+        self.process("task-started", {"type": "task-started", "timestamp": 1.0, "hostname": "w1@host", "uuid": "t1"})
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(60)
+
+    detached = []
+    monkeypatch.setattr(type(app.events.Receiver()), "capture", capture, raising=False)
+    monkeypatch.setattr("umbel.cli.daemon.detach", lambda argv, **options: detached.append((argv, options)) or 0)
+    words = ("events", "--dump", "--logfile", "ev.log", "--pidfile", "ev.pid")
+
+    assert run(*words).code == 0
+    assert (folder / "ev.log").read_text().splitlines()[-1] == "w1@host [1970-01-01 00:00:01+00:00] task started: t1"
+    assert not (folder / "ev.pid").exists()
+    assert run(*words, "--detach", "--umask", "027").code == 0
+    assert detached == [
+        ([*words, "--detach", "--umask", "027"], {"held": "ev.pid", "umask": "027", "executable": None})
+    ]
+    assert "needs a terminal" in run("events", "--detach").err
+    assert "cannot be written" in run("events", "--dump", "-f", "not/there.log").err

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 import click
 
+from umbel.cli import daemon
 from umbel.cli.base import Command
-from umbel.cli.session import Session
+from umbel.cli.daemon import daemon_options, drop_privileges
+from umbel.cli.session import CannotStart, Session
 from umbel.events.dumper import evdump
 from umbel.events.snapshot import evcam
 
@@ -25,7 +32,9 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
     "-l", "--loglevel", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING", show_default=True,
     help="What is logged.",
 )  # fmt: skip
-@click.option("-f", "--logfile", help="File to log to. Default: stderr.")
+@click.option("-f", "--logfile", help="File to log to, and to append what --dump prints. Default: stderr and stdout.")
+@click.option("-D", "--detach", is_flag=True, help="Run in the background, with --dump or --camera.")
+@daemon_options
 @click.pass_obj
 def command(
     session: Session,
@@ -37,14 +46,56 @@ def command(
     maxrate: str | None,
     loglevel: str,
     logfile: str | None,
-) -> None:
+    detach: bool,
+    pidfile: str | None,
+    uid: str | None,
+    gid: str | None,
+    umask: str | None,
+    executable: str | None,
+) -> int:
     """Watch a cluster by its events.
 
     Without options as umbel top does. Workers tell of tasks with -E, or once umbel control enable_events was run.
     """
-    if dump:
-        evdump(app=session.app)
-    elif camera:
-        evcam(camera, frequency, maxrate, loglevel, logfile or session.app.conf.events_logfile, app=session.app)
-    else:
-        importlib.import_module("umbel.cli.top").watch(session.app)
+    if detach and not dump and not camera:
+        raise click.UsageError("the live view needs a terminal: detach with --dump or --camera")
+    if detach:
+        return daemon.detach(session.argv, held=pidfile, umask=umask, executable=executable)
+    drop_privileges(uid, gid)
+    app = session.app
+    if uid is None and gid is None:
+        drop_privileges(app.conf.events_uid, app.conf.events_gid)
+    logfile = logfile or app.conf.events_logfile
+    with daemon.pidfile(pidfile or app.conf.events_pidfile):
+        if dump:
+            with _terminable(), _appending(logfile) as out:
+                evdump(app=app, out=out)
+        elif camera:
+            with _terminable():
+                evcam(camera, frequency, maxrate, loglevel, logfile, app=app)
+        else:
+            importlib.import_module("umbel.cli.top").watch(app)
+    return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let TERM end the block as Ctrl+C does, so that the pidfile goes and the last picture is taken."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _appending(name: str | None) -> Iterator[TextIO | None]:
+    if not name:
+        yield None
+        return
+    try:
+        out = Path(name).open("a", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as exc:
+        raise CannotStart(f"the log file {name} cannot be written: {exc.strerror}") from exc
+    with out:
+        yield out
