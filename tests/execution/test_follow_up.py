@@ -180,3 +180,29 @@ def test_a_failure_that_is_not_stored_does_not_store_its_chains(plan, delivery, 
     outcome = execute(plan(fail, ignore_result=True), delivery(embed={"chain": [sig("p.next", task_id="n1")]}))
 
     assert outcome.records == ()
+
+
+_HALF = {"task": "p.next"}  # a signature that lacks the rest
+
+
+@pytest.mark.parametrize("embed", [{"callbacks": [1]}, {"callbacks": "p.next"}, {"chain": [_HALF]}, {"chain": 7}])
+def test_damaged_follow_ups_of_a_success_make_one_line_of_the_log(plan, delivery, metas, caplog, embed):
+    outcome = execute(plan(lambda: 5), delivery(embed=embed, group="g"))
+
+    assert (outcome.state, outcome.follow_ups) == ("FAILURE", ())
+    assert metas(outcome)[0]["result"]["exc"] == "InvalidTaskError"
+    (line,) = caplog.records
+    assert f"the message is damaged: its {next(iter(embed))} hold" in line.getMessage()
+    assert line.exc_info is None
+
+
+@pytest.mark.parametrize("embed", [{"errbacks": ["p.err"]}, {"errbacks": [{}]}, {"chain": [_HALF]}, {"chain": 7}])
+def test_a_failure_stands_although_what_would_follow_is_damaged(plan, delivery, metas, caplog, embed):
+    outcome = execute(plan(fail), delivery(embed=embed, group="g"))
+
+    assert (outcome.state, outcome.follow_ups) == ("FAILURE", ())
+    assert metas(outcome)[0]["result"]["exc"] == "ValueError"
+    damage, failure = caplog.records
+    assert damage.getMessage().startswith("Task p.task[t1]: the message is damaged: its ")
+    assert damage.exc_info is None
+    assert "raised unexpected: ValueError" in failure.getMessage()

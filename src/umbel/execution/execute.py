@@ -23,6 +23,7 @@ from umbel._repr import safe_repr
 from umbel.brokers.base import Delivery, Publication
 from umbel.exceptions import (
     Ignore,
+    InvalidTaskError,
     Reject,
     Retry,
     TaskRevokedError,
@@ -424,9 +425,7 @@ def _retried(plan: TaskPlan, request: Request, exc: Retry) -> Ended:
     because = exc if exc.exc is None else exc.exc
     if _stores_errors(plan, request):
         children = request.__dict__.get("children", ())
-        records = (
-            make_record(plan.env, request, states.RETRY, because, traceback=einfo.traceback, children=children),
-        )
+        records = (make_record(plan.env, request, states.RETRY, because, traceback=einfo.traceback, children=children),)
     outcome = Outcome(
         state=states.RETRY, records=records, reason=str(exc), shown=safe_repr(because), traceback=einfo.traceback
     )
@@ -525,7 +524,7 @@ def _tell_failure(plan: TaskPlan, request: Request, ended: Ended) -> None:
         level,
         "Task %(name)s[%(id)s] %(description)s: %(exc)s",
         told,
-        exc_info=None if expected else exc,
+        exc_info=None if expected or type(exc) is InvalidTaskError else exc,  # that one says it all by itself
         extra={"data": told},
     )
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from umbel._repr import safe_repr
 from umbel.brokers.base import Publication
 from umbel.canvas.call import Opening
 from umbel.canvas.ids import ends_of, ids_of
+from umbel.exceptions import InvalidTaskError
 from umbel.execution.chord_part import make_part
 from umbel.execution.plan import Environment
 from umbel.execution.record import make_record
@@ -22,6 +25,8 @@ from umbel.wire.record import Record
 __all__ = ["AfterFailure", "AfterSuccess", "Sent", "after_failure", "after_success", "inherited", "lost_parts", "send"]
 
 _Signature = Mapping[str, Any]  # the dict form, as it travels (PRT-033)
+_FIELDS: Final = frozenset({"task", "args", "kwargs", "options", "subtask_type", "immutable"})
+_LOG: Final = logging.getLogger("celery.app.trace")
 
 
 class Sent(msgspec.Struct, frozen=True, gc=False):
@@ -57,10 +62,11 @@ def after_success(env: Environment, request: Request, value: Any) -> AfterSucces
     One callback goes alone; of several, groups go one by one and the others as one group (PRT-066 to PRT-068).
 
     Raises:
+        InvalidTaskError: the message is damaged, so that it is not known what is to follow.
         Exception: whatever `Environment.prepare` raises; then nothing is sent and the task has failed (API-187).
     """
-    callbacks: Sequence[_Signature] = request.callbacks or ()
-    chain: Sequence[_Signature] = request.chain or ()
+    callbacks = _checked("callbacks", request.callbacks)
+    chain = _checked("chain", request.chain)
     if len(callbacks) > 1:
         groups = [callback for callback in callbacks if callback["subtask_type"] == "group"]
         others = [callback for callback in callbacks if callback["subtask_type"] != "group"]
@@ -84,9 +90,10 @@ def after_failure(
 
     An errback that is a task known here and takes more than one argument is called in this process with
     (request, exc, traceback); all others are published as one group with the failed id (PRT-079, PRT-080).
+    Where the message is damaged a line of the log says so, and its failure stands.
     """
     called, published = [], []
-    for errback in request.errbacks or ():
+    for errback in _sound("errbacks", request.errbacks, request):
         task = env.find_task(errback["task"])
         if task is not None and not errback["subtask_type"] and _takes_several(task.run):
             arguments = () if errback["immutable"] else (request, exc, traceback)
@@ -98,7 +105,9 @@ def after_failure(
         sent = send(env, _as_group(published), (request.id,), inherited(env, request))
     records = []
     if store:
-        for link in reversed(request.chain or ()):
+        # Damage that made the task fail has been told by its exception.
+        told = isinstance(exc, InvalidTaskError)
+        for link in reversed(_sound("chain", request.chain, request, told=told)):
             group = link["options"].get("group_id")
             for task_id in ids_of(link):
                 lost = Request(id=task_id, task=link["task"], group=group, reply_to=link["options"].get("reply_to"))
@@ -117,8 +126,8 @@ def lost_parts(env: Environment, request: Request, state: str, exc: BaseExceptio
     parts = []
     if request.chord and request.group:
         parts.append(make_part(env, request, state, exc))
-    if request.chain:
-        for end in ends_of(request.chain[0]):  # in reverse: the last link
+    if chain := _sound("chain", request.chain, request, told=True):
+        for end in ends_of(chain[0]):  # in reverse: the last link
             options = end["options"]
             if options.get("chord") and options.get("group_id"):
                 lost = Request(
@@ -158,6 +167,28 @@ def send(env: Environment, signature: _Signature, args: tuple[Any, ...], options
         else:
             publications.append(env.prepare(call.task, call.args, call.kwargs, call.options))
     return Sent(publications, sizes, result)
+
+
+def _checked(what: str, found: Any) -> Sequence[_Signature]:
+    """Return the signatures *found* under the name *what* in a message; raise InvalidTaskError where one is none."""
+    if not found:
+        return ()
+    for each in found if isinstance(found, (list, tuple)) else (found,):
+        if each is found or not (isinstance(each, Mapping) and each.keys() >= _FIELDS):
+            raise InvalidTaskError(
+                f"the message is damaged: its {what} hold {safe_repr(each)}, which is no signature; look at its sender"
+            )
+    return found  # type: ignore[no-any-return]  # just looked at
+
+
+def _sound(what: str, found: Any, request: Request, *, told: bool = False) -> Sequence[_Signature]:
+    """As `_checked`, but nothing where it is damaged, which a line of the log says unless it is *told* already."""
+    try:
+        return _checked(what, found)
+    except InvalidTaskError as exc:
+        if not told:
+            _LOG.error("Task %s[%s]: %s", request.display_name, request.id, exc)
+        return ()
 
 
 def _as_group(signatures: Sequence[_Signature]) -> _Signature:
