@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from umbel.cli.daemon import Held, detach, drop_privileges, mode_of, pid_in, pidfile
+from umbel import Umbel
+from umbel.cli.daemon import Held, detach, drop_privileges, follow_settings, mode_of, pid_in, pidfile
 from umbel.cli.session import CannotStart
 
 
@@ -66,6 +67,51 @@ def test_root_becomes_somebody_else_for_good():
     )
 
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+@pytest.fixture
+def mask():
+    """Return the file mode mask of this process; it is afterwards as it was."""
+
+    def now():
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask
+
+    before = now()
+    yield now
+    os.umask(before)
+
+
+@pytest.mark.row("CFG-231", "CFG-232", "CFG-233", "CFG-237", "CFG-238", "CFG-239")
+@pytest.mark.parametrize("service", ["worker", "beat"])
+def test_user_group_and_mask_come_from_the_settings_where_no_option_says_them(umbel, hello, mask, service):
+    for option, setting, masked in (((), "027", 0o027), (("--umask", "026"), "077", 0o026)):
+        ran = umbel("-A", "hello", service, *option, f"{service}_umask={setting}", f"{service}_uid=nobody-of-that-name")
+
+        assert ran.code != 0
+        assert "there is no user 'nobody-of-that-name'" in ran.err
+        assert mask() == masked
+    assert "no group 'no-such'" in umbel("-A", "hello", service, f"{service}_gid=no-such").err
+    assert "the umask 'o22' is no number" in umbel("-A", "hello", service, f"{service}_umask=o22").err
+
+
+def test_so_does_a_monitor(umbel, folder, mask):
+    with Umbel(set_as_current=False) as app:
+        app.conf.update({"events_umask": "027", "events_uid": "nobody-of-that-name"})
+        ran = umbel("events", "--dump", app=app)
+
+    assert "there is no user 'nobody-of-that-name'" in ran.err
+    assert mask() == 0o027
+
+
+def test_a_setting_adds_nothing_to_the_user_that_an_option_names(mask):
+    conf = Umbel(set_as_current=False).conf
+    conf.update({"worker_uid": "nobody-of-that-name", "worker_gid": "no-such"})
+
+    follow_settings(conf, "worker", uid=str(os.getuid()), gid=None, umask=None)
+    with pytest.raises(CannotStart, match="'nobody-of-that-name'"):
+        follow_settings(conf, "worker", uid=None, gid=None, umask=None)
 
 
 @pytest.mark.process

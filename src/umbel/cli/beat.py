@@ -77,6 +77,7 @@ def command(
         app.conf.update(parse_assignments(settings, namespace="celery"))
     except (ImproperlyConfigured, TypeError, ValueError) as exc:
         raise click.UsageError(str(exc)) from exc
+    daemon.follow_settings(app.conf, "beat", uid=uid, gid=gid, umask=umask)
     app.import_modules()
     app.log.setup(loglevel=loglevel, logfile=logfile or app.conf.beat_logfile,
                   colorize=False if session.no_color else None)  # fmt: skip

@@ -15,7 +15,17 @@ import click
 
 from umbel.cli.session import CannotStart
 
-__all__ = ["Held", "daemon_options", "detach", "drop_privileges", "mode_of", "pid_in", "pidfile", "process_lives"]
+__all__ = [
+    "Held",
+    "daemon_options",
+    "detach",
+    "drop_privileges",
+    "follow_settings",
+    "mode_of",
+    "pid_in",
+    "pidfile",
+    "process_lives",
+]
 
 _HELD: Final = 73  # EX_CANTCREAT
 _GIVEN_UP: Final = ("-D", "--detach")  # words that the detached process does not get
@@ -174,6 +184,22 @@ def drop_privileges(uid: str | None, gid: str | None) -> None:
         except OSError:
             return
         raise CannotStart(f"as user {uid!r} this process could become root again; that is refused")
+
+
+def follow_settings(conf: Any, service: str, *, uid: str | None, gid: str | None, umask: str | None) -> None:
+    """Take the file mode mask, user and group of *service* from its settings where the options name none.
+
+    Who names a user or a group as an option had the app imported under that name: then no setting adds another.
+
+    Raises:
+        CannotStart: as `drop_privileges` and `mode_of`.
+    """
+    mask = conf[f"{service}_umask"] if umask is None else umask
+    if mask is not None:
+        os.umask(mode_of(str(mask)))
+    if uid is None and gid is None:
+        user, group = conf[f"{service}_uid"], conf[f"{service}_gid"]
+        drop_privileges(None if user is None else str(user), None if group is None else str(group))
 
 
 def _refuse_if_held(path: Path) -> None:

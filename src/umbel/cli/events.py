@@ -63,8 +63,7 @@ def command(
         return daemon.detach(session.argv, held=pidfile, umask=umask, executable=executable)
     drop_privileges(uid, gid)
     app = session.app
-    if uid is None and gid is None:
-        drop_privileges(app.conf.events_uid, app.conf.events_gid)
+    daemon.follow_settings(app.conf, "events", uid=uid, gid=gid, umask=umask)
     logfile = logfile or app.conf.events_logfile
     with daemon.pidfile(pidfile or app.conf.events_pidfile):
         if dump:

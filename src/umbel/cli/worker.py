@@ -171,6 +171,7 @@ def command(
         app.conf.include = [*(app.conf.include or ()), *names(include)]
     if disable_prefetch:
         app.conf.worker_disable_prefetch = True
+    daemon.follow_settings(app.conf, "worker", uid=uid, gid=gid, umask=umask)
     _check_user(app.conf.accept_content)
     held = pidfile or app.conf.worker_pidfile
     clock = None
