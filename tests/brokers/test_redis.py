@@ -371,3 +371,45 @@ def test_a_chord_that_a_celery_worker_has_claimed_is_left_to_it_while_it_lives(s
         assert (eye.get(f"{key}.c"), eye.exists(f"{key}.s", f"{key}.j", f"{key}.d")) == ("done", 0)
         assert backend.close_chords(["g"]) == {"g"}
     assert set(eye.keys(f"{prefix}*")) == {f"{key}.c"}
+
+
+def test_who_hears_what_is_published_to_all_asks_little(open_broker, eye):
+    mailbox = Topology.of(
+        Exchange("celery.pidbox", "fanout"),
+        QueueSpec("w.celery.pidbox", expires=10.0),
+        Binding("celery.pidbox", "w.celery.pidbox"),
+    )
+    reader, sender = open_broker(), open_broker()
+    reader.declare(mailbox)
+    sender.declare(mailbox)
+    reader.consume(["w.celery.pidbox"])
+    reader.fileno()
+    while claim(reader) or is_woken(reader, 0.1):
+        pass
+    before = eye.info("stats")["total_commands_processed"]
+
+    assert not any(claim(reader) for _ in range(100))
+
+    assert eye.info("stats")["total_commands_processed"] - before < 50
+    sender.publish([Publication(message=call("c1"), route=Route("celery.pidbox", ""))])
+    assert is_woken(reader, 10.0)
+    assert [each.message.id for each in claim(reader)] == ["c1"]
+    send(sender, "w.celery.pidbox", "c2")
+    assert is_woken(reader, 10.0)
+    assert [each.message.id for each in claim(reader)] == ["c2"]
+
+
+def test_one_event_is_one_command(open_broker, eye):
+    broker = open_broker()
+    broker.declare(Topology.of(Exchange("celeryev", "fanout")))
+    event = Publication(message=call("e1"), route=Route("celeryev", "worker.heartbeat"))
+    before = eye.info("commandstats")
+
+    for _ in range(50):
+        broker.publish([event])
+
+    after = eye.info("commandstats")
+    assert after["cmdstat_publish"]["calls"] - before.get("cmdstat_publish", {"calls": 0})["calls"] >= 50
+    assert (
+        after.get("cmdstat_evalsha", {"calls": 0})["calls"] - before.get("cmdstat_evalsha", {"calls": 0})["calls"] < 50
+    )

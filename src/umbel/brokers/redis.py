@@ -46,6 +46,7 @@ __all__ = ["RedisBroker"]
 
 _SEEN: Final = 10.0  # seconds after which we tell again that we consume; a silence of 30 means that we are gone
 _SWEEP: Final = 600.0  # seconds between two looks for names that nobody uses any more
+_REST: Final = 30.0  # seconds between two looks for what is published to all: the server says when something comes
 _BLIND: Final = 0.1  # seconds between two looks where the server cannot tell us of changes
 _CHUNK: Final = 500
 _MOST_KNOWN: Final = 10_000
@@ -109,6 +110,7 @@ class RedisBroker:
         self._now = 0.0  # the time of the last turn, by the clock we go by
         self._now_at = 0.0  # monotonic, when that was
         self._told = 0.0  # monotonic: when we said last that we consume
+        self._asked = -_REST  # the same: when we claimed last and were then to be told of changes
         self._swept = -_SWEEP  # the same: when we removed last what nobody uses
         self._restored = 0.0  # when we looked last for what foreign workers lost
         self._revoked = Revocations(self._link, names, self._ids_here)
@@ -127,9 +129,9 @@ class RedisBroker:
         orders = Orders()
         try:
             self._order_all(orders, publications)
-            single = orders.single_list()
+            single = orders.single_command()
             if single is not None:
-                self._link.call(b"LPUSH", *single, timeout=timeout)
+                self._link.call(*single, timeout=timeout)
             elif orders:
                 self._turn(orders, timeout=timeout)
         except LinkLost as exc:
@@ -196,8 +198,9 @@ class RedisBroker:
             self._known.difference_update(left)
         if wanted:
             self._make_known(*wanted)
-            self._tell()
         self._subscribe()
+        if wanted:
+            self._tell(begins=True)
         self._wake()
 
     def _subscribe(self) -> None:
@@ -206,21 +209,22 @@ class RedisBroker:
         if wanted or self._routes.heard:
             self._routes.listen(self._link, wanted)
 
-    def _tell(self) -> None:
+    def _tell(self, *, begins: bool = False) -> None:
         """Say that we consume from our queues, so that delayed messages may lie where only umbel looks."""
         self._told = time.monotonic()
         names, now = self._names, self._time()
+        sweeps = not 0 <= self._told - self._swept < _SWEEP
         commands: list[tuple[Argument, ...]] = []
         for queue in self._consumed:
             key = names.consumers(queue)
-            commands += [
-                (b"ZADD", key, now, self._nonce),
-                (b"ZREMRANGEBYSCORE", key, b"-inf", now - 86400),
-                (b"EXPIRE", key, 86400),
-                (b"ZADD", names.own("queues"), now, queue),
-            ]
+            if not self._routes.bring_all((queue,)):  # what is published to all is not delayed
+                commands.append((b"ZADD", key, now, self._nonce))
+                if begins or sweeps:
+                    commands += [(b"ZREMRANGEBYSCORE", key, b"-inf", now - 86400), (b"EXPIRE", key, 86400)]
+            if begins or sweeps:
+                commands.append((b"ZADD", names.own("queues"), now, queue))
         self._link.pipeline([*commands, *self._routes.refresh(self._consumed)])
-        if not 0 <= self._told - self._swept < _SWEEP:
+        if sweeps:
             self._swept = self._told
             steps = [f"{names.sep}{step}" for step in names.steps if step]
             begin = (names.bindings(""), names.permanent(""), names.prefix, names.delayed(""))
@@ -244,6 +248,8 @@ class RedisBroker:
             if orders.brings_work:
                 self._wake()
             return turn
+        if not settlements and claim.chords == 0 and self._nothing_came():
+            return Turn()
         if self._consumed and not 0 <= time.monotonic() - self._told < _SEEN:
             self._tell()
         self._restore_foreign()
@@ -258,6 +264,19 @@ class RedisBroker:
             ready = self._heard or self._ready or changed or len(deliveries) >= claim.limit
             (self._bell.ring if ready else self._bell.silence)()
         return Turn(refused=turn.refused, deliveries=tuple(deliveries), ready=turn.ready)
+
+    def _nothing_came(self) -> bool:
+        """Tell, without asking the server, that there is nothing to claim: what is published to all comes by itself."""
+        bell = self._bell
+        if bell is None or self._blind or not 0 <= time.monotonic() - self._asked < _REST:
+            return False
+        self._link.drain()
+        if self._changed or self._ready or self._heard or not self._routes.bring_all(self._consumed):
+            return False
+        if self._delayed_due is not None and float(self._delayed_due) <= self._time():
+            return False
+        bell.silence()
+        return not bell.is_heard()
 
     def _claim(
         self, orders: Orders, claim: Claim, limit: int, settlements: Sequence[Settlement]
@@ -311,6 +330,7 @@ class RedisBroker:
             answer, _, (ready, due) = self._link.run_packed(TURN, rest, (b"CLIENT", b"CACHING", b"YES"), arm)
             self._ready, self._delayed_due = bool(ready), due
             self._changed = False
+            self._asked = time.monotonic()
             self._link.drain()  # a change that came behind the look rings the bell
         return self._read_turn(orders, answer)
 

@@ -42,6 +42,10 @@ class Bell:
             self._rings = False
             self._reader.recv(1)
 
+    def is_heard(self) -> bool:
+        """Tell whether the descriptor is readable now."""
+        return bool(self._both.select(0))
+
     def close(self) -> None:
         self._both.close()
         self._reader.close()

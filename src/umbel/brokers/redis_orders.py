@@ -101,17 +101,21 @@ class Orders:
 
     # -- what is sent
 
-    def single_list(self) -> Sequence[Argument] | None:
-        """Return a list's key and the messages for it, if that is all; None = it is not that simple."""
+    def single_command(self) -> Sequence[Argument] | None:
+        """Return the command that does all of this; None = it is not that simple."""
         words = self._words
-        if len(self._tags) != 1 or self._tags[0] != "" or self.refused or words[2] != "P":
+        if len(self._tags) != 1 or self._tags[0] != "" or self.refused:
+            return None
+        if words[2] == "C" and self._count == 1:
+            return (b"PUBLISH", *words[3:])
+        if words[2] != "P":
             return None
         key = words[3]
         if len(words) == 5:
-            return (key, words[4])
+            return (b"LPUSH", key, words[4])
         if len(words) != 2 + 3 * self._count or any(word != "P" for word in words[2::3]):
             return None
-        return (key, *words[4::3]) if all(word == key for word in words[3::3]) else None
+        return (b"LPUSH", key, *words[4::3]) if all(word == key for word in words[3::3]) else None
 
     def words(self, tail: Sequence[Argument]) -> list[Argument]:
         """Return all of it, with what the claim needs behind it."""

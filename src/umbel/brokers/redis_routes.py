@@ -106,6 +106,10 @@ class Routes:
         """Return the queues that a message on a subscribed pattern is for."""
         return self.heard.get(pattern, ())
 
+    def bring_all(self, queues: Sequence[str]) -> bool:
+        """Tell whether each of *queues* hears something that is published to all."""
+        return bool(queues) and {queue for found in self.heard.values() for queue in found}.issuperset(queues)
+
     def forget(self) -> None:
         """Know that a new connection is subscribed to nothing."""
         self.heard = {}
