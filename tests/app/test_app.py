@@ -283,6 +283,29 @@ def test_a_base_class_assigned_before_the_first_use_counts(app):
     assert add() == ("in context", None)
 
 
+@pytest.mark.row("API-021")
+def test_the_settings_are_a_view_and_may_be_those_of_another():
+    with make(changes={"task_default_queue": "one"}) as app, make() as other:
+        assert app.conf.task_default_queue == app.conf["task_default_queue"] == "one"
+        app.conf = other.conf
+        app.conf.task_default_queue = "two"
+
+        assert other.conf["task_default_queue"] == "two"
+        assert app.prepare("any").route.routing_key == "two"
+
+
+@pytest.mark.row("API-045")
+def test_a_signature_made_by_an_app_is_sent_by_it():
+    with make() as app, make() as other:
+        call = app.signature("some.task", (1,), {"b": 2}, queue="there")
+
+        assert (call.task, call.args, call.kwargs, call.options) == ("some.task", (1,), {"b": 2}, {"queue": "there"})
+        call.delay(0)
+        with app.lend_broker() as broker, other.lend_broker() as unused:
+            assert broker.sizes()["there"].ready == 1
+            assert "there" not in unused.sizes()
+
+
 @pytest.mark.row("API-023")
 def test_the_decorator_takes_one_function(app):
     with pytest.raises(TypeError, match="must be a callable"):

@@ -228,7 +228,7 @@ def test_arguments_are_a_list_and_a_mapping(prepared):
         prepared((), [1])
 
 
-@pytest.mark.row("API-143", "API-107", "CFG-121", "PRT-028")
+@pytest.mark.row("API-143", "API-107", "API-463", "CFG-121", "PRT-028")
 def test_priority_is_that_of_call_route_or_task(app, message):
     app.task(name="important", priority=7)(lambda: None)
 

@@ -38,6 +38,14 @@ def test_routes_come_in_many_forms(routes):
     assert goes_to({"x": "y"}, "feed.tasks.fetch") == {}
 
 
+@pytest.mark.row("API-454")
+def test_a_bare_name_is_that_of_a_queue():
+    found = router({"feed.*": "feeds"})
+
+    assert found.lookup("feed.fetch", (), {}, {}) == {"queue": "feeds"}
+    assert found.destination({"queue": "feeds"})[0] == Route("", "feeds")
+
+
 class Custom:
     def route_for_task(self, task, args=None, kwargs=None):
         return {"queue": f"for-{args[0]}"} if args else None

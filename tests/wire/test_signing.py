@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from umbel import Umbel
+from umbel import Umbel, current
+from umbel.app.security import disable_untrusted_serializers
 from umbel.contrib.testing.worker import start_worker
 from umbel.exceptions import CeleryError, ContentDisallowed, DecodeError, ImproperlyConfigured, SecurityError
 from umbel.wire.codecs import Codecs
@@ -177,6 +179,30 @@ def test_security_is_set_up_completely_or_not_at_all(home, make_app, change, wor
     app = make_app(**{**settings_of(home), **change})
     with pytest.raises(ImproperlyConfigured, match=words):
         app.setup_security()
+
+
+@pytest.mark.row("API-521")
+def test_without_the_library_it_says_what_to_install(home, make_app, monkeypatch):
+    app = make_app(**settings_of(home))
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+
+    with pytest.raises(ImproperlyConfigured, match="auth"):
+        app.setup_security()
+
+
+@pytest.mark.row("API-523")
+@pytest.mark.parametrize(("allowed", "left"), [(None, ["auth", "json"]), (["yaml"], ["auth", "json", "yaml"])])
+def test_untrusted_serializers_of_the_current_app_are_forgotten(home, make_app, allowed, left):
+    app = make_app(**settings_of(home))
+    app.setup_security(allowed_serializers=["yaml"])
+    before = current.get_current_app()
+    app.set_current()
+    try:
+        disable_untrusted_serializers(allowed)
+    finally:
+        current.set_current_app(before)
+
+    assert app.codecs.names == left
 
 
 @pytest.mark.row("API-520", "CFG-207", "CFG-210")
