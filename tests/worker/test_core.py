@@ -34,6 +34,7 @@ from umbel.worker.facts import (
 )
 from umbel.worker.orders import (
     Acknowledge,
+    Cancelled,
     Conclude,
     Consume,
     Ending,
@@ -457,12 +458,14 @@ def test_what_arrives_while_stopping_goes_back():
     assert orders[-1] == Withdraw(1)
 
 
+@pytest.mark.row("PRT-227")
 def test_a_cold_stop_ends_the_pool_and_gives_back_what_ran_uncounted():
     state = working(1)
 
     assert step(state, Stopped(Manner.COLD), now=1.0) == [Withdraw(1), Halt()]
     orders = step(state, die(1, at_fault=False, interrupted=True), now=1.0)
 
+    assert orders[0] == Cancelled(delivery())
     assert [one.verdict for one in settled(orders)] == [AHEAD]
     assert is_over(state)
 
@@ -664,7 +667,7 @@ def test_what_another_worker_has_by_now_is_ended_if_that_is_wanted():
         state = working(2, rules=Rules(ends_lost=wanted))
 
         assert step(state, LeasesLost((Lease(1, 1),)), now=1.0) == orders
-        assert settled(step(state, die(1, interrupted=True), now=1.1)) == []
+        assert step(state, die(1, interrupted=wanted), now=1.1) == ([Cancelled(delivery())] if wanted else [])
 
 
 @pytest.mark.row("CFG-174", "CFG-175")

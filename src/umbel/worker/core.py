@@ -41,6 +41,7 @@ from umbel.worker.facts import (
 )
 from umbel.worker.orders import (
     Acknowledge,
+    Cancelled,
     Conclude,
     Consume,
     Ending,
@@ -403,9 +404,10 @@ def _lost(state: WorkerState, receipt: Lost, settlements: list[Settlement]) -> l
         return []
     state.submitted -= 1
     held.submitted = False
+    cancelled: list[Order] = [Cancelled(held.delivery)] if receipt.interrupted and receipt.pid else []
     if held.lost:
         del state.held[receipt.tag]
-        return []
+        return cancelled
     if held.why is Why.TIMEOUT:
         return _timed_out(state, receipt.tag, held, settlements)
     if held.why is not None:
@@ -415,7 +417,7 @@ def _lost(state: WorkerState, receipt: Lost, settlements: list[Settlement]) -> l
     if not receipt.at_fault:
         del state.held[receipt.tag]
         settlements.append(Settlement(lease=held.lease, verdict=_AHEAD))
-        return []
+        return cancelled if state.stopping is Manner.COLD else []
     return _attempt(state, receipt.tag, held, receipt.evidence, settlements)
 
 

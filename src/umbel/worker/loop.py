@@ -34,6 +34,7 @@ from umbel.worker.facts import (
 )
 from umbel.worker.orders import (
     Acknowledge,
+    Cancelled,
     Conclude,
     Consume,
     Ending,
@@ -84,6 +85,9 @@ class Tasks(Protocol):
 
     def ended(self, endings: Sequence[Ending]) -> None:
         """Count these, and tell those who watch."""
+
+    def cancelled(self, delivery: Delivery) -> None:
+        """Tell those who watch that this one was ended here and runs again elsewhere."""
 
     def dropped(self, count: int, *, crashes: int) -> None:
         """Count so many lost leases, and so many crashes that will be tried again; some deliveries were given back."""
@@ -255,6 +259,8 @@ class Loop:
                     record = self._tasks.begun(order.delivery, order.pid)
                     if record is not None:
                         self._unsettled.append(Settlement(lease=None, records=(record,)))
+                case Cancelled():
+                    self._tasks.cancelled(order.delivery)
                 case Renew():
                     self._renew(order.leases)
                 case Reserve():

@@ -12,6 +12,7 @@ from umbel.pools.base import Interrupt, Job
 
 __all__ = [
     "Acknowledge",
+    "Cancelled",
     "Conclude",
     "Consume",
     "Ending",
@@ -87,6 +88,12 @@ class Tell(msgspec.Struct, frozen=True, gc=False):
     pid: int
 
 
+class Cancelled(msgspec.Struct, frozen=True, gc=False):
+    """The task was ended here before its time and runs again elsewhere; tell whoever listens."""
+
+    delivery: Delivery
+
+
 class Renew(msgspec.Struct, frozen=True, gc=False):
     """Hold these leases for longer."""
 
@@ -139,6 +146,7 @@ Order = (
     | Settle
     | Conclude
     | Tell
+    | Cancelled
     | Renew
     | Reserve
     | InterruptJob

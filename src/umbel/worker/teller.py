@@ -84,6 +84,14 @@ class Teller:
             uuid = delivery.message.id
             self._keep({**self._common, "uuid": uuid, "timestamp": time.time() - ago, "type": "task-started"})
 
+    def cancelled(self, delivery: Delivery) -> None:
+        """Tell that this one was ended here before its time, and runs again elsewhere."""
+        self._begun.discard(delivery.tag)
+        if self._wants_events(delivery.message.task):
+            self._keep(
+                {**self._common, "uuid": delivery.message.id, "timestamp": time.time(), "type": "task-cancelled"}
+            )
+
     def ended(self, endings: Iterable[Ending]) -> None:
         """Tell what became of these."""
         for ending in endings:

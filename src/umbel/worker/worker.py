@@ -500,6 +500,10 @@ class _Tasks:
                 if ending.outcome.follow_ups:
                     self._teller.sent(self._app.events.sent(ending.outcome.follow_ups))
 
+    def cancelled(self, delivery: Delivery) -> None:
+        if self._teller.enabled:
+            self._teller.cancelled(delivery)
+
     def dropped(self, count: int, *, crashes: int) -> None:
         self._ledger.lost_leases += count
         self._ledger.crashes += crashes
