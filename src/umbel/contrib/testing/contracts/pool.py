@@ -244,7 +244,8 @@ def make_driver(request: pytest.FixtureRequest) -> Iterator[_Drive]:
     yield make
     for driver in drivers:
         driver.finish()
-    assert (_descriptors(), descendants(os.getpid())) == before, "descriptors or processes are left behind"
+    assert _descriptors() == before[0], "descriptors are left behind"
+    assert descendants(os.getpid()) <= before[1], "processes are left behind"
 
 
 def descendants(pid: int) -> set[int]:
@@ -518,7 +519,8 @@ class PoolContract:
             pool.start()
 
         pool.stop(0.0)
-        assert (_descriptors(), descendants(os.getpid())) == before
+        assert _descriptors() == before[0]
+        assert descendants(os.getpid()) <= before[1]
 
     def test_stop_lets_running_jobs_finish_and_gives_up_the_others(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=1)
