@@ -516,9 +516,7 @@ def test_coroutines_run_on_a_running_loop_side_by_side(plan, delivery):
 
     async def both():
         made = plan(body)
-        return await asyncio.gather(
-            aexecute(made, delivery(["a"], id="t1")), aexecute(made, delivery(["b"], id="t2"))
-        )
+        return await asyncio.gather(aexecute(made, delivery(["a"], id="t1")), aexecute(made, delivery(["b"], id="t2")))
 
     outcomes = asyncio.run(both())
 
