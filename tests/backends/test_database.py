@@ -4,6 +4,7 @@ import json
 import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def make_app(url):
 
 
 def rows(url, table="celery_taskmeta"):
-    with sqlite3.connect(url.removeprefix("db+sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("db+sqlite:///"))) as connection, connection:
         connection.row_factory = sqlite3.Row
         return {row[1]: dict(row) for row in connection.execute(f"SELECT * FROM {table}").fetchall()}
 
@@ -101,7 +102,7 @@ def test_details_have_columns_of_their_own():
 @pytest.mark.row("PRT-178")
 def test_pickled_columns_of_old_are_read_where_pickle_is_accepted(make_app, url):
     make_app().backend.store_result("1", "x", states.SUCCESS)
-    with sqlite3.connect(url.removeprefix("db+sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("db+sqlite:///"))) as connection, connection:
         connection.execute(
             "UPDATE celery_taskmeta SET result = ?", (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00]\x94K\x05a.",)
         )
@@ -113,7 +114,7 @@ def test_pickled_columns_of_old_are_read_where_pickle_is_accepted(make_app, url)
 
 @pytest.mark.row("PRT-178", "CFG-062")
 def test_tables_that_celery_made_get_the_columns_they_lack(make_app, url):
-    with sqlite3.connect(url.removeprefix("db+sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("db+sqlite:///"))) as connection, connection:
         connection.execute(
             "CREATE TABLE mine (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, task_id VARCHAR(155) UNIQUE,"
             " status VARCHAR(50), result BLOB, date_done DATETIME, traceback TEXT)"
@@ -174,7 +175,7 @@ def test_a_table_that_is_dropped_comes_back(tmp_path):
     backend = DatabaseBackend(f"sqlite:///{tmp_path / 'r.db'}", DatabaseOptions())
     record = Record(id="1", state="SUCCESS", payload=b"\x91\xa7SUCCESS")
     backend.store([record])
-    with sqlite3.connect(tmp_path / "r.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "r.db")) as connection, connection:
         connection.execute("DROP TABLE celery_taskmeta")
 
     backend.store([record])
