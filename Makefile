@@ -25,11 +25,6 @@ JOBS := 2
 
 PURE := $(BIN)/pytest --pure --numprocesses $(JOBS) --quiet
 REST := $(BIN)/pytest -m "process or service or slow"
-# Those that mostly wait for servers and for a real Celery run beside the others; what they say comes last.
-WAITING := tests/interop tests/contracts tests/backends tests/golden
-BESIDE  := $(REST) $(WAITING) >.svc/waiting.log 2>&1 & waiting=$$!; \
-  $(REST) $(WAITING:%=--ignore=%); rest=$$?; wait $$waiting; waiting=$$?; cat .svc/waiting.log; \
-  exit $$((rest + waiting))
 
 .PHONY: demo check lint pure test others bench clean
 .DEFAULT_GOAL := check
@@ -48,7 +43,7 @@ pure: $(VENV)/.dev
 	$(PURE)
 
 test: $(VENV)/.dev $(PEER)/.celery $(PEER)/.node
-	$(BIN)/python scripts/services.py run $(SERVICES) -- sh -c '$(PURE) || exit; $(BESIDE)'
+	$(BIN)/python scripts/services.py run $(SERVICES) -- sh -c '$(PURE) && $(REST)'
 	@$(MAKE) --no-print-directory others
 
 # Pythons that are not here are named, so that nobody believes they were tried.
