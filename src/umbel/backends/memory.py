@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
 from umbel.backends.base import BackendFeatures
-from umbel.brokers.memory_store import Bell, MemoryStore
+from umbel.backends.told import ToldWatch
+from umbel.brokers.memory_store import MemoryStore
 from umbel.wire.chord import ChordPart, ChordSize, ReadyChord
 from umbel.wire.record import Record
 
@@ -42,8 +44,12 @@ class MemoryBackend:
             for task_id in ids:
                 store.results.pop(task_id, None)
 
-    def watch(self, ids: Collection[str]) -> _Watch:
-        return _Watch(self._store, frozenset(ids))
+    def watch(self, ids: Collection[str]) -> ToldWatch:
+        with self._store as store:
+            watch = ToldWatch(frozenset(ids), partial(_unwatch, store), threading.Condition(store.lock))
+            for task_id in watch.ids:
+                store.watchers.setdefault(task_id, []).append(watch.tell)
+            return watch
 
     def save_group(self, group_id: str, payload: bytes, *, expires: float | None = None) -> None:
         with self._store as store:
@@ -86,55 +92,10 @@ class MemoryBackend:
         self._open_store = None
 
 
-class _Watch:
-    """A wait for some tasks, told of every record the store keeps."""
-
-    def __init__(self, store: MemoryStore, ids: frozenset[str]) -> None:
-        self._store = store
-        self._ids = ids
-        self._changed: set[str] = set()
-        self._told = threading.Condition(store.lock)
-        self._bell: Bell | None = None  # made when somebody asks for the descriptor
-        self._closed = False
-        with store:
-            for task_id in ids:
-                store.watchers.setdefault(task_id, []).append(self._tell)
-
-    def wait(self, timeout: float | None) -> set[str]:
-        with self._store:
-            self._told.wait_for(lambda: self._changed or self._closed, timeout)
-            changed, self._changed = self._changed, set()
-            if self._bell is not None:
-                self._bell.silence()
-            return changed
-
-    def fileno(self) -> int:
-        with self._store:
-            if self._closed:
-                raise RuntimeError("this watch is closed: watch again")
-            if self._bell is None:
-                self._bell = Bell()
-                if self._changed:
-                    self._bell.ring()
-            return self._bell.fileno()
-
-    def close(self) -> None:
-        with self._store:
-            if self._closed:
-                return
-            self._closed = True
-            for task_id in self._ids:
-                listening = self._store.watchers[task_id]
-                listening.remove(self._tell)
-                if not listening:
-                    del self._store.watchers[task_id]
-            if self._bell is not None:
-                self._bell.close()
-                self._bell = None
-            self._told.notify_all()
-
-    def _tell(self, task_id: str) -> None:
-        self._changed.add(task_id)
-        if self._bell is not None:
-            self._bell.ring()
-        self._told.notify_all()
+def _unwatch(store: MemoryStore, watch: ToldWatch) -> None:
+    with store:
+        for task_id in watch.ids:
+            listening = store.watchers[task_id]
+            listening.remove(watch.tell)
+            if not listening:
+                del store.watchers[task_id]

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from umbel.backends.base import BackendFeatures
+from umbel.backends.told import ToldWatch
 from umbel.brokers.amqp_address import Dialling
 from umbel.brokers.amqp_link import ChannelClosed, Link, connect, refusal
 from umbel.brokers.amqp_outlet import Outlet, Parcel
-from umbel.brokers.memory_store import Bell
 from umbel.exceptions import BackendStoreError, BrokerUnavailable, OperationalError
 from umbel.wire import amqp
 from umbel.wire.amqp import Incoming, decode_properties, encode_properties
@@ -79,7 +79,7 @@ class RpcBackend:
         self._check_open()
         self._replies.forget(ids)
 
-    def watch(self, ids: Collection[str]) -> _Watch:
+    def watch(self, ids: Collection[str]) -> ToldWatch:
         self._check_open()
         return self._replies.watch(frozenset(ids))
 
@@ -136,7 +136,7 @@ class Replies:
         self._reading = False
         self._results: dict[str, tuple[float, bytes]] = {}  # task id: when it came, payload; oldest first
         self._fresh: set[str] = set()  # task ids of results that came and nobody has fetched
-        self._watches: dict[str, list[_Watch]] = {}
+        self._watches: dict[str, list[ToldWatch]] = {}
 
     # -- what a sender does
 
@@ -169,18 +169,18 @@ class Replies:
             found = {task_id: self._results[task_id] for task_id in ids if task_id in self._results}
             return {task_id: payload for task_id, (came, payload) in found.items() if not self._is_over(came, now)}
 
-    def watch(self, ids: frozenset[str]) -> _Watch:
+    def watch(self, ids: frozenset[str]) -> ToldWatch:
         """Watch *ids*."""
         if self._pid != os.getpid():
             self._start_over()
         with self._lock:
             self._read()
-            watch = _Watch(self, ids)
+            watch = ToldWatch(ids, self.unwatch, threading.Condition())
             for task_id in ids:
                 self._watches.setdefault(task_id, []).append(watch)
             return watch
 
-    def unwatch(self, watch: _Watch) -> None:
+    def unwatch(self, watch: ToldWatch) -> None:
         """End a watch."""
         with self._lock:
             for task_id in watch.ids:
@@ -336,52 +336,3 @@ def _readable(descriptor: int, seconds: float) -> bool:
     poller = select.poll()  # unlike select it takes any descriptor
     poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(seconds * 1000))
-
-
-class _Watch:
-    """A wait for some tasks."""
-
-    def __init__(self, replies: Replies, ids: frozenset[str]) -> None:
-        self.ids = ids
-        self._replies = replies
-        self._changed: set[str] = set()
-        self._told = threading.Condition()
-        self._bell: Bell | None = None  # made when somebody asks for the descriptor
-        self._closed = False
-
-    def tell(self, task_id: str) -> None:
-        """Note that something came for *task_id*."""
-        with self._told:
-            self._changed.add(task_id)
-            if self._bell is not None:
-                self._bell.ring()
-            self._told.notify_all()
-
-    def wait(self, timeout: float | None) -> set[str]:
-        with self._told:
-            self._told.wait_for(lambda: self._changed or self._closed, timeout)
-            changed, self._changed = self._changed, set()
-            if self._bell is not None:
-                self._bell.silence()
-            return changed
-
-    def fileno(self) -> int:
-        with self._told:
-            if self._closed:
-                raise RuntimeError("this watch is closed: watch again")
-            if self._bell is None:
-                self._bell = Bell()
-                if self._changed:
-                    self._bell.ring()
-            return self._bell.fileno()
-
-    def close(self) -> None:
-        self._replies.unwatch(self)
-        with self._told:
-            if self._closed:
-                return
-            self._closed = True
-            if self._bell is not None:
-                self._bell.close()
-                self._bell = None
-            self._told.notify_all()
