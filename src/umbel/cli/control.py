@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from umbel.cli.base import Command
 from umbel.cli.console import show_json
-from umbel.cli.remote import ask, find, list_commands, remote_options, show_node
+from umbel.cli.remote import call, call_options, remote_options
 from umbel.cli.session import Session
 
 __all__ = ["command"]
 
 
 @click.command("control", cls=Command)
-@click.argument("name", required=False, metavar="COMMAND")
-@click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
-@click.option("--list", "lists", is_flag=True, help="Show all commands.")
+@call_options
 @remote_options
 @click.pass_obj
-def command(
-    session: Session,
-    /,
-    *,
-    name: str | None,
-    words: tuple[str, ...],
-    lists: bool,
-    timeout: float | None,
-    destination: str | None,
-    as_json: bool,
-) -> int:
+def command(session: Session, /, *, as_json: bool, **options: Any) -> int:
     """Tell workers to do something."""
-    app = session.app
-    app.import_modules()
-    if lists:
-        click.echo(list_commands("control"), nl=False)
-        return 0
-    if name is None:
-        raise click.UsageError("name a command; umbel control --list shows them")
-    replies = ask(
-        app,
-        find("control", name),
-        words,
-        timeout=timeout,
-        destination=destination,
-        callback=None if as_json else lambda reply: show_node(session, reply),
-    )
-    if as_json:
+    replies = call(session, "control", as_json=as_json, **options)
+    if as_json and replies is not None:
         show_json(replies)
     return 0

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import click
 
 from umbel._names import did_you_mean
+from umbel.cli.session import Session
 from umbel.exceptions import OperationalError
 from umbel.worker.commands import BUILT_IN
 from umbel.worker.control import Panel, RemoteCommand
 
-__all__ = ["NobodyAnswers", "ask", "find", "list_commands", "remote_options", "show_node"]
+__all__ = ["NobodyAnswers", "ask", "call", "call_options", "find", "list_commands", "remote_options", "show_node"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +33,46 @@ def remote_options(function: F) -> F:
         function
     )
     return click.option("-j", "--json", "as_json", is_flag=True, help="Replies as JSON.")(function)
+
+
+def call_options(function: F) -> F:
+    """Add what `call` needs beside the *remote_options*: the command's name, its words, and the list of all."""
+    function = click.option("--list", "lists", is_flag=True, help="Show all commands.")(function)
+    function = click.argument("words", nargs=-1, metavar="[ARGUMENT]...")(function)
+    return click.argument("name", required=False, metavar="COMMAND")(function)
+
+
+def call(
+    session: Session,
+    kind: str,
+    *,
+    name: str | None,
+    words: tuple[str, ...],
+    lists: bool,
+    timeout: float | None,
+    destination: str | None,
+    as_json: bool,
+) -> list[dict[str, Any]] | None:
+    """Return what workers replied to a command of *kind*, shown as it came but with *as_json*; None = they were listed.
+
+    Raises:
+        UsageError, NobodyAnswers: as `find` and `ask`.
+    """
+    app = session.app
+    app.import_modules()
+    if lists:
+        click.echo(list_commands(kind), nl=False)
+        return None
+    if name is None:
+        raise click.UsageError(f"name a command; umbel {kind} --list shows them")
+    return ask(
+        app,
+        find(kind, name),
+        words,
+        timeout=timeout,
+        destination=destination,
+        callback=None if as_json else lambda reply: show_node(session, reply),
+    )
 
 
 def list_commands(kind: str) -> str:
