@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["SERIES", "VERSION", "VERSION_BANNER", "__version__", "version_info"]
+__all__ = ["SERIES", "VERSION", "VERSION_BANNER", "Version", "__version__", "version_info"]
 
 
-class _Version(NamedTuple):
+class Version(NamedTuple):
+    """A version in parts."""
+
     major: int
     minor: int
     micro: int
@@ -15,7 +17,7 @@ class _Version(NamedTuple):
     serial: str = ""
 
 
-VERSION: Final = _Version(0, 1, 0)
+VERSION: Final = Version(0, 1, 0)
 version_info: Final = VERSION
 SERIES: Final = "first light"
 __version__: Final = ".".join(map(str, VERSION[:3]))

@@ -38,7 +38,6 @@ _NAME: Final = 16
 _SIZE: Final = _NAMES + _NAME * _SLOTS
 _FREE: Final = bytes(_NAME)
 _PATH_LIMIT: Final = 100  # bytes; the kernel takes 107, macOS 103
-_ALL: Final = (1 << 64) - 1
 
 
 def interest(names: Iterable[str]) -> int:
@@ -239,10 +238,6 @@ class Bell:
         """From now on be interested in *bits*."""
         if self._board is not None and not self.deaf:
             struct.pack_into("Q", self._board._map, self._start + 8 * self.slot, bits)
-
-    def arm_for_all(self) -> None:
-        """From now on be interested in everything."""
-        self.arm(_ALL)
 
     def poke(self) -> None:
         """Make it readable, until `drain`."""

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from umbel.app.version import Version
 
 __all__ = ["ELSEWHERE", "FACTS", "GONE", "PACKAGES", "VERSION"]
 
-
-class _Version(NamedTuple):
-    major: int
-    minor: int
-    micro: int
-    releaselevel: str = ""
-    serial: str = ""
-
-
-VERSION: Final = _Version(5, 7, 0)  # of the Celery that umbel is compatible with
+VERSION: Final = Version(5, 7, 0)  # of the Celery that umbel is compatible with
 _TEXT: Final = ".".join(map(str, VERSION[:3]))
 
 # fmt: off
