@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -17,7 +18,7 @@ from umbel import Umbel
 from umbel.worker.facts import Manner
 from umbel.worker.worker import Worker
 
-__all__ = ["Runs", "kill_at_step", "make_app", "run_worker", "run_worker_until"]
+__all__ = ["Runs", "in_hand", "kill_at_step", "make_app", "run_worker", "run_worker_until", "waiting"]
 
 _WATCHED = (
     "umbel/worker/loop.py",
@@ -72,6 +73,18 @@ def make_app(folder: Path, url: str = "", **settings: Any) -> tuple[Umbel, Runs]
         return number
 
     return app, runs
+
+
+def waiting(app: Umbel) -> int:
+    """How many messages are in the queue or in a hand."""
+    with closing(app.open_broker()) as broker:
+        return sum(size.ready + size.delayed + size.claimed for size in broker.sizes().values())
+
+
+def in_hand(app: Umbel) -> int:
+    """How many messages some worker has claimed, dead or alive."""
+    with closing(app.open_broker()) as broker:
+        return sum(size.claimed for size in broker.sizes().values())
 
 
 def run_worker(work: Callable[[], object]) -> int:

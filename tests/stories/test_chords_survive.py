@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from tests.stories.killing import Runs, kill_at_step, make_app, run_worker, run_worker_until
+from tests.stories.killing import Runs, in_hand, kill_at_step, make_app, run_worker, run_worker_until, waiting
 
 from umbel import Umbel, chord
 from umbel.brokers.base import Claim, Delivery, Lease, Settlement
@@ -56,18 +56,6 @@ def story(
 def message_of(delivery: Delivery) -> str:
     """Say which message it is. Redis names one anew when it is delivered again after a crash: then say nothing."""
     return "" if delivery.crashes and isinstance(delivery.tag, str) else f" as {delivery.tag}"
-
-
-def waiting(app: Umbel) -> int:
-    """How many messages are in the queue or in a hand."""
-    with closing(app.open_broker()) as broker:
-        return sum(size.ready + size.delayed + size.claimed for size in broker.sizes().values())
-
-
-def in_hand(app: Umbel) -> int:
-    """How many messages some worker has claimed, dead or alive."""
-    with closing(app.open_broker()) as broker:
-        return sum(size.claimed for size in broker.sizes().values())
 
 
 def fired(runs: Runs, kind: str) -> Counter[str]:

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.stories.killing import kill_at_step, make_app, run_worker, run_worker_until
+from tests.stories.killing import in_hand, kill_at_step, make_app, run_worker, run_worker_until, waiting
 
 from umbel import Umbel
 from umbel.worker.worker import Worker
@@ -22,18 +22,6 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 STRIDE = {"solo": 15, "prefork": 25}  # lines between two kills
 PER_KILL = 2  # chains of two tasks sent before each
-
-
-def waiting(app: Umbel) -> int:
-    """How many messages are in the queue or in a hand."""
-    with closing(app.open_broker()) as broker:
-        return sum(size.ready + size.delayed + size.claimed for size in broker.sizes().values())
-
-
-def in_hand(app: Umbel) -> int:
-    """How many messages some worker has claimed, dead or alive."""
-    with closing(app.open_broker()) as broker:
-        return sum(size.claimed for size in broker.sizes().values())
 
 
 def drain(app: Umbel, is_done: Callable[[], bool], **options: object) -> None:
