@@ -192,7 +192,7 @@ def test_passwords_in_urls_are_never_logged(app, tmp_path):
     file = tmp_path / "log"
     app.log.setup(loglevel="INFO", logfile=str(file))
 
-    logging.getLogger("some.library").error("cannot reach redis://me:sesame@there:6379/0")
+    logging.getLogger("some.package").error("cannot reach redis://me:sesame@there:6379/0")
 
     assert "redis://me:**@there:6379/0" in file.read_text()
     assert "sesame" not in file.read_text()

@@ -128,15 +128,15 @@ class GreenRunner:
         self.payload_type = runner.payload_type
         self.report_type = runner.report_type
         self.kind = kind
-        self.library: _Library | None = None
+        self.green: _Library | None = None
         self.perform = runner.perform
         self.aperform = runner.aperform
         self.leave = runner.leave
         self._runner = runner
 
     def enter(self, child: ChildInfo) -> None:
-        self.library = GREEN[self.kind]()
-        current.run_coroutines_by(self.library.in_thread)
+        self.green = GREEN[self.kind]()
+        current.run_coroutines_by(self.green.in_thread)
         self._runner.enter(child)
 
 
@@ -167,10 +167,10 @@ class _Service:
     """Takes jobs while there are free slots, and strikes those that are to be interrupted."""
 
     def __init__(self, desk: Desk, runner: GreenRunner) -> None:
-        assert runner.library is not None, "a child enters before it serves"
+        assert runner.green is not None, "a child enters before it serves"
         self._desk = desk
         self._runner = runner
-        self._library = runner.library
+        self._library = runner.green
         self._jobs: dict[int, _Running] = {}
         self._slots = desk.info.slots
         self._free = self._library.semaphore(self._slots)
