@@ -19,7 +19,15 @@ import pytest
 from umbel.exceptions import SoftTimeLimitExceeded, Terminated
 from umbel.pools.base import ChildInfo, Finished, Interrupt, Job, Lost, Pool, PoolBroken, Receipt, Runner, Started
 
-__all__ = ["PoolContract", "PoolDriver", "ProcessPoolContract", "ScriptRunner", "descendants", "make_driver"]
+__all__ = [
+    "PoolContract",
+    "PoolDriver",
+    "ProcessPoolContract",
+    "ScriptRunner",
+    "descendants",
+    "left_behind",
+    "make_driver",
+]
 
 _PATIENCE: Final = 20.0  # seconds that anything may take on a slow machine
 _MEBIBYTE: Final = 1 << 20
@@ -245,7 +253,7 @@ def make_driver(request: pytest.FixtureRequest) -> Iterator[_Drive]:
     for driver in drivers:
         driver.finish()
     assert _descriptors() == before[0], "descriptors are left behind"
-    assert descendants(os.getpid()) <= before[1], "processes are left behind"
+    assert not left_behind(before[1])
 
 
 def descendants(pid: int) -> set[int]:
@@ -261,11 +269,28 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def left_behind(before: set[int]) -> list[str]:
+    """Return what the kernel says of each living process below this one that was not there *before*.
+
+    The ends of processes that were killed are awaited.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while alive := [pid for pid in descendants(os.getpid()) - before if _is_alive(pid)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.002)
+    return [_stat(pid) for pid in alive]
+
+
 def _is_alive(pid: int) -> bool:
+    return _stat(pid).rpartition(")")[2].split()[:1] not in ([], ["Z"])
+
+
+def _stat(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return False
+        return ""
 
 
 def _descriptors() -> int:
@@ -520,7 +545,7 @@ class PoolContract:
 
         pool.stop(0.0)
         assert _descriptors() == before[0]
-        assert descendants(os.getpid()) <= before[1]
+        assert not left_behind(before[1])
 
     def test_stop_lets_running_jobs_finish_and_gives_up_the_others(self, make_driver: _Drive, gate: Path) -> None:
         driver = make_driver(slots=1)
