@@ -18,7 +18,7 @@ from umbel import Umbel
 from umbel.worker.facts import Manner
 from umbel.worker.worker import Worker
 
-__all__ = ["Runs", "in_hand", "kill_at_step", "make_app", "run_worker", "run_worker_until", "waiting"]
+__all__ = ["Runs", "at_each_step", "in_hand", "kill_at_step", "make_app", "run_worker", "run_worker_until", "waiting"]
 
 _WATCHED = (
     "umbel/worker/loop.py",
@@ -118,16 +118,25 @@ def run_worker_until(app: Umbel, is_done: Callable[[], bool], **options: Any) ->
 
 def kill_at_step(step: int, begin: str) -> None:
     """Kill this process at the *step*-th line run in the watched files after the function *begin* was first called."""
-    left = step
+
+    def kill(reached: int) -> None:
+        if reached >= step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    at_each_step(kill, begin)
+
+
+def at_each_step(act: Callable[[int], None], begin: str) -> None:
+    """Call *act* with 1, 2, 3 … before each line run in the watched files after *begin* was first called."""
+    step = 0
     counting = False
     known: dict[CodeType, bool] = {}
 
     def on_line(frame: FrameType, event: str, _argument: Any) -> Any:
-        nonlocal left
+        nonlocal step
         if event == "line" and counting:
-            left -= 1
-            if left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            step += 1
+            act(step)
         return on_line
 
     def on_call(frame: FrameType, _event: str, _argument: Any) -> Any:

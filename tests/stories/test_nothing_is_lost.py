@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -10,17 +11,18 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.stories.killing import in_hand, kill_at_step, make_app, run_worker, run_worker_until, waiting
+from tests.stories.killing import at_each_step, in_hand, kill_at_step, make_app, run_worker, run_worker_until, waiting
 
 from umbel import Umbel
 from umbel.worker.worker import Worker
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
-STRIDE = {"solo": 15, "prefork": 25}  # lines between two kills
+STRIDE = {"solo": 10, "prefork": 20}  # lines between two kills
 PER_KILL = 2  # chains of two tasks sent before each
 
 
@@ -37,22 +39,28 @@ def test_a_worker_killed_at_any_step_loses_neither_task_nor_continuation(tmp_pat
     sent: list[int] = []
     kills = in_flight = 0
 
-    def work(step: int) -> Callable[[], None]:
-        def killed_work() -> None:
+    def send() -> None:
+        for _ in range(PER_KILL):
+            sent.append(len(sent))
+            first.apply_async((sent[-1],), link=second.s())
+
+    def work(watch: Callable[[], None]) -> Callable[[], None]:
+        def watched_work() -> None:
             expected = len(sent)
             worker = run_worker_until(
                 app, lambda: len(set(runs.lines())) >= 2 * expected and not waiting(app), pool=pool, concurrency=1
             )
-            kill_at_step(step, begin="settle")
+            watch()
             worker()
 
-        return killed_work
+        return watched_work
 
-    for step in range(1, 10_000, STRIDE[pool]):
-        for _ in range(PER_KILL):
-            sent.append(len(sent))
-            first.apply_async((sent[-1],), link=second.s())
-        status = run_worker(work(step))
+    steps = multiprocessing.Value("i", 0)
+    send()
+    assert run_worker(work(lambda: at_each_step(lambda step: setattr(steps, "value", step), "settle"))) == 0
+    for step in range(1, steps.value, STRIDE[pool]):
+        send()
+        status = run_worker(work(partial(kill_at_step, step, "settle")))
         if not os.WIFSIGNALED(status):
             break  # the worker came to its end before that step
         kills += 1
