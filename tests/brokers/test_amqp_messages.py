@@ -43,7 +43,12 @@ _messages = st.builds(
 def long_way(message):
     properties = properties_of(message, NOW)
     properties |= {"content_type": message.content_type, "content_encoding": message.content_encoding}
+    properties["timestamp"] = int(NOW.timestamp())
     return encode_properties({**properties, "headers": headers_of(message), "priority": message.priority})
+
+
+def incoming(content, body=b"x"):
+    return Incoming(1, "basic.deliver", ("t", 1, False, "", "q"), content, body)
 
 
 @given(_messages)
@@ -51,11 +56,10 @@ def test_a_message_is_written_alike_and_comes_back(message):
     content = content_of(message, NOW, expiration=False)
 
     assert content == long_way(message)
-    arrival = read(
-        Incoming(1, "basic.deliver", ("t", 1, False, "", "q"), content, message.body), "q", READER, plain=False
-    )
+    arrival = read(incoming(content, message.body), "q", READER, plain=False)
     expected = properties_of(message, NOW)["correlation_id"]
     assert arrival.invalid is None
+    assert arrival.since == NOW.timestamp()
     assert properties_of(arrival.message, NOW)["correlation_id"] == expected
     assert headers_of(arrival.message) == headers_of(message)
     assert (arrival.message.body, arrival.message.priority) == (message.body, message.priority)
@@ -74,7 +78,21 @@ def test_what_we_remark_in_a_copy_is_not_the_messages_own():
     remarks = Remarks(exchange="x", key="k", crashes=2, evidence=("a", "b"))
 
     copied = copy_of(copy_of(content, Remarks(crashes=1)), remarks)
-    arrival = read(Incoming(1, "basic.deliver", ("t", 1, False, "", "q"), copied, b"x"), "q", READER, plain=False)
+    arrival = read(incoming(copied), "q", READER, plain=False)
 
     assert arrival.message == message
     assert (arrival.route, arrival.notes) == (Route("x", "k"), remarks)
+    assert arrival.since == NOW.timestamp()
+
+
+def test_when_a_message_was_sent_is_what_the_server_says_else_the_sender_else_unknown():
+    properties = decode_properties(content_of(Message(id="1", task="t", body=b"x"), NOW, expiration=False))
+
+    def since(**changes):
+        content = encode_properties({**properties, **changes})
+        return read(incoming(content), "q", READER, plain=False)
+
+    assert since().since == NOW.timestamp()
+    assert since(timestamp=None).since is None  # so Celery sends it
+    exactly = since(headers={**properties["headers"], "timestamp_in_ms": 1_767_323_045_678})
+    assert (exactly.since, exactly.message.headers) == (1_767_323_045.678, {})

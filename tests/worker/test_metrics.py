@@ -1,6 +1,6 @@
-import re
-
+import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from umbel.brokers.base import Delivery, QueueSize
 from umbel.execution.outcome import Outcome
@@ -38,16 +38,16 @@ def delivery(task="app.add", **fields):
 
 @pytest.fixture
 def ledger():
-    return Ledger({"app.add", "app.slow"}.__contains__)
+    made = Ledger({"app.add", "app.slow"}.__contains__)
+    made.arrived([delivery(since=100.0), delivery("app.slow"), delivery(since=90.0, redelivered=True)], wall=100.3)
+    made.left([Ending(delivery(), Outcome(state="SUCCESS"), 0.02), Ending(delivery(), Outcome(state="SUCCESS"), 0.3)])
+    made.left([Ending(delivery("app.slow"), Outcome(state="FAILURE"), None)])
+    made.lost_leases = 1
+    made.crashes = 2
+    return made
 
 
 def test_numbers_are_told_as_prometheus_reads_them(ledger):
-    ledger.arrived([delivery(since=100.0), delivery("app.slow"), delivery(since=90.0, redelivered=True)], wall=100.3)
-    ledger.left([Ending(delivery(), Outcome(state="SUCCESS"), 0.02), Ending(delivery(), Outcome(state="SUCCESS"), 0.3)])
-    ledger.left([Ending(delivery("app.slow"), Outcome(state="FAILURE"), None)])
-    ledger.lost_leases = 1
-    ledger.crashes = 2
-
     text = render(ledger, GAUGES)
 
     assert text.endswith("\n")
@@ -78,21 +78,44 @@ def test_numbers_are_told_as_prometheus_reads_them(ledger):
         assert line in lines
 
 
-def test_every_family_says_what_it_is(ledger):
-    families, seen = {}, set()
-    for line in render(ledger, GAUGES).splitlines():
-        if line.startswith("# TYPE "):
-            _, _, name, kind = line.split()
-            assert name not in families
-            families[name] = kind
-        elif not line.startswith("#"):
-            name = re.fullmatch(r"([a-z_]+)(\{[^{}]*\})? [0-9.e+-]+", line)[1]
-            seen.add(re.sub(r"_(bucket|sum|count)$", "", name) if name not in families else name)
-    assert seen <= families.keys()
-    assert set(families.values()) == {"gauge", "counter", "histogram"}
+def test_prometheus_itself_reads_every_family_and_sample(ledger):
+    families = {family.name: family for family in text_string_to_metric_families(render(ledger, GAUGES))}
+
+    def value(name, sample="", **labels):
+        (found,) = [
+            each.value for each in families[name].samples if each.name == name + sample and each.labels == labels
+        ]
+        return found
+
+    assert {family.type for family in families.values()} == {"gauge", "counter", "histogram"}
+    assert all(family.documentation for family in families.values())
+    assert value("umbel_worker_info", worker='w"1"@host', version="1.2.3") == 1
+    assert value("umbel_tasks_received", "_total", task="app.add") == 2
+    assert value("umbel_tasks", "_total", task="app.slow", state="FAILURE") == 1
+    assert value("umbel_task_runtime_seconds", "_bucket", task="app.add", le="0.025") == 1
+    assert value("umbel_task_runtime_seconds", "_sum", task="app.add") == pytest.approx(0.32)
+    assert value("umbel_task_waiting_seconds", "_count", queue="celery") == 1
+    for family in families.values():
+        below = 0.0
+        for each in family.samples:
+            if each.name.endswith("_bucket"):
+                below = 0.0 if each.labels["le"] == "0.005" else below
+                assert each.value >= below
+                below = each.value
 
 
-def test_foreign_names_do_not_fill_our_memory(ledger):
+def test_an_age_that_the_broker_does_not_know_is_left_out(ledger):
+    queues = {"full": QueueSize(ready=5, delayed=0, claimed=0), "empty": QueueSize(ready=0, delayed=0, claimed=0)}
+
+    text = render(ledger, msgspec.structs.replace(GAUGES, queues=queues))
+
+    assert [line for line in text.splitlines() if line.startswith("umbel_queue_oldest_seconds")] == [
+        'umbel_queue_oldest_seconds{queue="empty"} 0.0'
+    ]
+
+
+def test_foreign_names_do_not_fill_our_memory():
+    ledger = Ledger({"app.add"}.__contains__)
     ledger.arrived([delivery(f"foreign.{i}") for i in range(100)], wall=0.0)
     ledger.left([Ending(delivery("foreign.7"), Outcome(state="FAILURE"), None)])
 

@@ -354,6 +354,7 @@ class AmqpBroker:
                     revoked=bool(revoked) and self._steering.is_revoked(message.id),
                     expired=message.expires is not None and message.expires.timestamp() <= now,
                     invalid=arrival.invalid,
+                    since=arrival.since,
                 )
             )
         if early:

@@ -26,6 +26,7 @@ from umbel.wire.protocol import (
 __all__ = ["Arrival", "Notes", "as_letter", "content_of", "copy_of", "letter_content", "read", "revived", "with_crash"]
 
 _OURS: Final = "umbel"  # the header that holds `Notes` or a dead letter's evidence
+_SERVERS_TIME: Final = "timestamp_in_ms"  # a header that RabbitMQ adds where it is told to
 _LEASE: Final = "umbel.lease."  # what the queues begin with through which a lost long task comes back
 _EVIDENCE_LIMIT: Final = 100  # lines kept of one message's crashes
 
@@ -50,6 +51,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     notes: Notes
     invalid: str | None
     deliveries: int  # as a quorum queue counts those before
+    since: float | None  # unix seconds of publishing, where the sender or the server says so
 
 
 def content_of(message: Message, now: datetime, *, expiration: bool) -> bytes:
@@ -61,8 +63,10 @@ def content_of(message: Message, now: datetime, *, expiration: bool) -> bytes:
         TypeError: a header or property cannot travel over AMQP.
     """
     if message.task and not (message.headers or message.stamps or message.properties) and _is_plain(message):
-        return _common_content(message)
+        return _common_content(message, now)
     properties = properties_of(message, now)
+    if message.task:
+        properties.setdefault("timestamp", _seconds(now))
     if message.expires is not None and not expiration and "expiration" not in message.properties:
         del properties["expiration"]
     properties["content_type"] = message.content_type
@@ -89,14 +93,19 @@ def read(incoming: Incoming, queue: str, reader: MessageReader, *, plain: bool) 
     *_, exchange, key = incoming.arguments[:5]
     route = Route(exchange, key)
     notes, deliveries = _NO_NOTES, 0
+    since: float | None = None
     try:
         common = _common(incoming, reader)
         if common is not None:
-            return Arrival(message=common, route=route, notes=notes, invalid=None, deliveries=0)
+            message, since = common
+            return Arrival(message=message, route=route, notes=notes, invalid=None, deliveries=0, since=since)
         properties = decode_properties(incoming.properties)
         headers = properties.pop("headers", None)
+        since = properties.pop("timestamp", None)
         if headers is not None and not _REMARKS.isdisjoint(headers):
             notes, deliveries = _notes(headers)
+            exactly = headers.get(_SERVERS_TIME)
+            since = exactly / 1000 if isinstance(exactly, int) else since
             headers = _without_remarks(headers)
         if notes.exchange is not None:
             route = Route(notes.exchange, notes.key)
@@ -109,14 +118,15 @@ def read(incoming: Incoming, queue: str, reader: MessageReader, *, plain: bool) 
             message = reader.read(received)
     except InvalidMessage as exc:
         stand_in = Message(id="", task="", body=incoming.body)
-        return Arrival(message=stand_in, route=route, notes=notes, invalid=str(exc) or repr(exc), deliveries=deliveries)
-    return Arrival(message=message, route=route, notes=notes, invalid=None, deliveries=deliveries)
+        invalid = str(exc) or repr(exc)
+        return Arrival(message=stand_in, route=route, notes=notes, invalid=invalid, deliveries=deliveries, since=since)
+    return Arrival(message=message, route=route, notes=notes, invalid=None, deliveries=deliveries, since=since)
 
 
 _NO_NOTES: Final = Notes()
 _REMARKS: Final = frozenset(
     (
-        *(_OURS, "x-death", "x-delivery-count", "x-acquired-count"),
+        *(_OURS, _SERVERS_TIME, "x-death", "x-delivery-count", "x-acquired-count"),
         *(f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")),
     )
 )
@@ -153,9 +163,10 @@ def with_crash(notes: Notes, evidence: str) -> Notes:
 
 _TEXT: Final = rb"S\x00\x00(..)(.*?)"
 _COMMON: Final = re.compile(
-    rb"\xf6\x00\x10application/json\x05utf-8(....)\x04langS\x00\x00\x00\x02py\x04task" + _TEXT + rb"\x02id" + _TEXT
-    + rb"\x06shadowV\x03etaV\x07expiresV\x05groupV\x0bgroup_indexV\x07retriesI(....)\x09timelimitA\x00\x00\x00\x02VV"
-    + rb"\x07root_id" + _TEXT + rb"\x09parent_id(?:V|" + _TEXT + rb")\x08argsrepr" + _TEXT + rb"\x0akwargsrepr" + _TEXT
+    rb"\xf6[\x00\x40]\x10application/json\x05utf-8(....)\x04langS\x00\x00\x00\x02py\x04task" + _TEXT
+    + rb"\x02id" + _TEXT + rb"\x06shadowV\x03etaV\x07expiresV\x05groupV\x0bgroup_indexV\x07retriesI(....)"
+    + rb"\x09timelimitA\x00\x00\x00\x02VV\x07root_id" + _TEXT + rb"\x09parent_id(?:V|" + _TEXT
+    + rb")\x08argsrepr" + _TEXT + rb"\x0akwargsrepr" + _TEXT
     + rb"\x06origin" + _TEXT + rb"\x0dignore_resultt(.)\x15replaced_task_nestingI(....)\x0fstamped_headersV"
     + rb"\x06stampsF\x00\x00\x00\x00",
     re.DOTALL,
@@ -164,8 +175,8 @@ _TABLE: Final = 29  # where the table begins, behind its length
 _number: Final = int.from_bytes
 
 
-def _common(incoming: Incoming, reader: MessageReader) -> Message | None:
-    """Return a message that looks like most do, None for all others; raises as `MessageReader.read_known`."""
+def _common(incoming: Incoming, reader: MessageReader) -> tuple[Message, int | None] | None:
+    """Return a message that looks like most do, with its timestamp; raises as `MessageReader.read_known`."""
     content = incoming.properties
     found = _COMMON.match(content)
     if found is None:
@@ -187,8 +198,9 @@ def _common(incoming: Incoming, reader: MessageReader) -> Message | None:
         return None
     try:
         mode, at = content[end], end + 2 + content[end + 1]
-        correlation, reply_to = content[end + 2 : at], content[at + 1 :]
-        if content[at] != len(reply_to) or not task:
+        stop = at + 1 + content[at]
+        correlation, reply_to, stamp = content[end + 2 : at], content[at + 1 : stop], content[stop:]
+        if len(stamp) != (8 if content[1] else 0) or not task:
             return None
         head = TaskHeaders(
             task=task.decode(),
@@ -208,7 +220,7 @@ def _common(incoming: Incoming, reader: MessageReader) -> Message | None:
     except (UnicodeDecodeError, IndexError):
         return None
     received = Received({}, {}, incoming.body, "application/json", "utf-8")
-    return reader.read_known(head, known, received)
+    return reader.read_known(head, known, received), _number(stamp) if stamp else None
 
 
 def _is_plain(message: Message) -> bool:
@@ -226,7 +238,7 @@ def _is_plain(message: Message) -> bool:
     )
 
 
-def _common_content(message: Message) -> bytes:
+def _common_content(message: Message, now: datetime) -> bytes:
     """Return what the long way returns; in a third of its time (4 µs against 12)."""
     table = b"".join(
         (
@@ -246,13 +258,18 @@ def _common_content(message: Message) -> bytes:
     priority = message.priority
     return b"".join(
         (
-            b"\xf6\x00" if priority is None else b"\xfe\x00",
+            b"\xf6\x40" if priority is None else b"\xfe\x40",
             *(write_short(message.content_type), write_short(message.content_encoding)),
             *(len(table).to_bytes(4, "big"), table, bytes((message.delivery_mode,))),
             b"" if priority is None else write_octet(priority),
             *(write_short(message.correlation_id or message.id), write_short(message.reply_to or "")),
+            _seconds(now).to_bytes(8, "big"),
         )
     )
+
+
+def _seconds(now: datetime) -> int:
+    return round(now.timestamp())  # AMQP knows no finer time
 
 
 def _text(value: str | None) -> bytes:

@@ -23,7 +23,7 @@ CHANNEL: Final = 1
 
 _MOST: Final = 65535  # what a prefetch can be
 _UNREAD: Final = Arrival(
-    message=Message(id="", task="", body=b""), route=Route(), notes=Notes(), invalid=None, deliveries=0
+    message=Message(id="", task="", body=b""), route=Route(), notes=Notes(), invalid=None, deliveries=0, since=None
 )
 
 

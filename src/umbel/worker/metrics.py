@@ -75,7 +75,11 @@ def _queues(gauges: Gauges) -> Iterator[str]:
     yield from _family("umbel_queue_messages", "gauge", "Messages of a queue, for all workers.", depth)
     yield from _family(
         "umbel_queue_oldest_seconds", "gauge", "How long the oldest message has waited that could run now.",
-        [({"queue": queue}, size.oldest or 0.0) for queue, size in sorted(gauges.queues.items())],
+        [
+            ({"queue": queue}, size.oldest or 0.0)
+            for queue, size in sorted(gauges.queues.items())
+            if size.oldest is not None or not size.ready  # else the broker does not know
+        ],
     )  # fmt: skip
     yield from _family(
         "umbel_queue_paused", "gauge", "1 while a queue is paused.",
