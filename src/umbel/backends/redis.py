@@ -45,7 +45,7 @@ class RedisBackend:
         self._clock = clock
         self._names = msgspec.structs.replace(names, prefix=names.results_prefix)
         self._closed = False
-        self._spare: list[Link] = []  # of a wait that ended
+        self._spare: list[tuple[Link, str]] = []  # of a wait that ended, and the key that it still hears
         self._fresh = _Fresh()
 
     def store(self, records: Sequence[Record]) -> None:
@@ -77,8 +77,9 @@ class RedisBackend:
 
     def watch(self, ids: Collection[str]) -> RedisWatch:
         with self._use() as link:
-            spare = self._spare.pop() if self._spare else Link(link.address)
-            return RedisWatch(spare, {self._names.result(task_id): task_id for task_id in ids}, self._keep, self._fresh)
+            spare, heard = self._spare.pop() if self._spare else (Link(link.address), "")
+            keys = {self._names.result(task_id): task_id for task_id in ids}
+            return RedisWatch(spare, keys, self._keep, self._fresh, heard)
 
     def save_group(self, group_id: str, payload: bytes, *, expires: float | None = None) -> None:
         lifetime: tuple[Argument, ...] = () if expires is None else (b"PX", max(1, int(expires * 1000)))
@@ -129,16 +130,16 @@ class RedisBackend:
 
     def close(self) -> None:
         self._closed = True
-        for link in (self._link, *self._spare):
+        for link in (self._link, *(spare for spare, _ in self._spare)):
             link.close()
         self._spare.clear()
 
-    def _keep(self, link: Link) -> None:
-        """Take back the connection of a wait that ended, for the next one."""
+    def _keep(self, link: Link, heard: str) -> None:
+        """Take back the connection of a wait that ended, for the next one, and the key that it still hears."""
         if self._closed or self._spare:
             link.close()
         else:
-            self._spare.append(link)
+            self._spare.append((link, heard))
 
     def _run(self, orders: Orders, *, chords: int = 0) -> Any:
         limit = 0 if chords else -1
@@ -183,10 +184,17 @@ class _Fresh:
 
 
 class RedisWatch:
-    """A caller's wait for some tasks."""
+    """A caller's wait for some tasks.
 
-    def __init__(self, link: Link, ids: dict[str, str], keep: Callable[[Link], None], fresh: _Fresh) -> None:
+    The one key of a wait that ended is let go together with the next wait's beginning: a call and its result take
+    one message to the server less by that.
+    """
+
+    def __init__(
+        self, link: Link, ids: dict[str, str], keep: Callable[[Link, str], None], fresh: _Fresh, heard: str
+    ) -> None:
         self._link: Link | None = link
+        self._heard = heard  # the key of the wait before; "" = none
         self._ids = ids  # by key
         self._keep = keep
         self._fresh = fresh
@@ -230,13 +238,17 @@ class RedisWatch:
         if not link.is_open or self._pid != os.getpid():
             link.close()
             return
+        link.on_push = _ignore
+        if len(self._ids) == 1:
+            self._keep(link, next(iter(self._ids)))
+            return
         try:
-            if self._ids:
+            if self._ids or self._heard:
                 link.post(b"UNSUBSCRIBE")
         except OperationalError:
             link.close()
             return
-        self._keep(link)
+        self._keep(link, "")
 
     def _subscribe(self, link: Link) -> None:
         keys = list(self._ids)
@@ -245,7 +257,12 @@ class RedisWatch:
         elif len(keys) > _CHUNK:
             link.announce([(b"SUBSCRIBE", *keys[start : start + _CHUNK]) for start in range(0, len(keys), _CHUNK)])
         else:
-            payloads = link.announce_and_call([(b"SUBSCRIBE", *keys)], b"MGET", *keys)
+            # Behind the subscription, or a result that comes between would not be noticed.
+            begins: list[tuple[Argument, ...]] = [(b"SUBSCRIBE", *keys)]
+            if self._heard and self._heard not in self._ids:
+                begins.insert(0, (b"UNSUBSCRIBE", self._heard))
+            self._heard = ""
+            payloads = link.announce_and_call(begins, b"MGET", *keys)
             self._fresh.hear(dict(zip(self._ids.values(), payloads, strict=True)))
 
     def _resume(self, link: Link) -> None:
@@ -262,6 +279,10 @@ class RedisWatch:
             task_id = self._ids.get(push[1].decode("utf-8", "replace"))
             if task_id is not None:
                 self._changed[task_id] = push[2]
+
+
+def _ignore(push: Sequence[Any]) -> None:
+    """Hear nothing: nobody waits."""
 
 
 @contextmanager
