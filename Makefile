@@ -26,7 +26,7 @@ JOBS := 2
 PURE := $(BIN)/pytest --pure --numprocesses $(JOBS) --quiet
 REST := $(BIN)/pytest -m "process or service or slow"
 
-.PHONY: demo check lint pure test others bench clean
+.PHONY: demo check lint pure test rest others bench clean
 .DEFAULT_GOAL := check
 
 demo: $(VENV)/.core
@@ -43,15 +43,21 @@ pure: $(VENV)/.dev
 	$(PURE)
 
 test: $(VENV)/.dev $(PEER)/.celery $(PEER)/.node
-	$(BIN)/python scripts/services.py run $(SERVICES) -- sh -c '$(PURE) && $(REST)'
-	@$(MAKE) --no-print-directory others
+	$(PURE)
+	@$(MAKE) --no-print-directory --jobs=2 rest others
+
+# Most of its tests wait for servers and other processes: the other Pythons have the second core meanwhile.
+rest:
+	$(BIN)/python scripts/services.py run $(SERVICES) -- $(REST)
 
 # Pythons that are not here are named, so that nobody believes they were tried.
 others:
 	@for v in $(OTHERS); do \
 	  for p in python$$v $$HOME/.pyenv/versions/$$v.*/bin/python$$v none; do $$p $(WORKS) && break; done; \
-	  if [ $$p = none ]; then echo "SKIPPED pure tests on Python $$v: no working python$$v on this machine"; \
-	  else $(MAKE) --no-print-directory pure PYTHON=$$p VENV=.venv$$(echo $$v | tr -d .) || exit 1; fi; \
+	  if [ $$p = none ]; then echo "SKIPPED pure tests on Python $$v: no working python$$v on this machine"; continue; fi; \
+	  $(MAKE) --no-print-directory pure PYTHON=$$p VENV=.venv$$(echo $$v | tr -d .) JOBS=1 >.others.log 2>&1 \
+	    || { cat .others.log; exit 1; }; \
+	  echo "pure tests on Python $$v: $$(tail -n 1 .others.log)"; \
 	done
 
 bench: $(VENV)/.bench $(PEER)/.celery
@@ -59,7 +65,7 @@ bench: $(VENV)/.bench $(PEER)/.celery
 
 clean:
 	-[ ! -d .svc ] || python3 scripts/services.py stop
-	rm -rf .venv .venv3* $(PEER) .svc build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv3* .others.log $(PEER) .svc build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What is installed is remembered by a stamp, so that it happens again only when pyproject.toml changes.
