@@ -752,9 +752,9 @@ class Umbel:
         """How chords are counted."""
         return Chords(self)
 
-    def fire(self, ready: ReadyChord) -> Outcome:
+    def fire(self, ready: ReadyChord, aside: Callable[[Callable[[], object]], None] | None = None) -> Outcome:
         """Return what a chord comes to that is complete."""
-        return self._own_plans.fire(ready)
+        return self._own_plans.fire(ready, aside)
 
     def conclude(
         self, delivery: Delivery, why: str, evidence: str, aside: Callable[[Callable[[], object]], None] | None = None

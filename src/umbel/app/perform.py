@@ -82,9 +82,9 @@ class Plans:
         own = getattr(task, "retry_on_worker_lost", None)
         return bool(self._app.conf.task_retry_on_worker_lost if own is None else own)
 
-    def fire(self, ready: ReadyChord) -> Outcome:
-        """Return what a chord comes to that is complete."""
-        return fire(self.env, ready)
+    def fire(self, ready: ReadyChord, aside: Callable[[Callable[[], object]], None] | None = None) -> Outcome:
+        """Return what a chord comes to that is complete; *aside* as for `conclude`."""
+        return fire(self.env, ready, aside)
 
     def started(self, delivery: Delivery, pid: int, hostname: str) -> Record | None:
         """Return the record that says a task has begun in process *pid* of *hostname*; None when it wants none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -23,13 +24,19 @@ __all__ = ["fire", "fire_with"]
 
 _LOG: Final = logging.getLogger("celery.chord")
 
+Aside = Callable[[Callable[[], object]], None]
+"""Makes a call soon, elsewhere."""
+
 _Signature = Mapping[str, Any]
 _Part = tuple[str, str, Any]  # task id, state, and its value or exception
 _decode: Final = msgspec.msgpack.Decoder(Body).decode
 
 
-def fire(env: Environment, ready: ReadyChord) -> Outcome:
-    """Return what a complete chord comes to. Never raises: what goes wrong here is the failure of the chord."""
+def fire(env: Environment, ready: ReadyChord, aside: Aside | None = None) -> Outcome:
+    """Return what a complete chord comes to. Never raises: what goes wrong here is the failure of the chord.
+
+    Errbacks that are called instead of sent are called here, or given to *aside*.
+    """
     try:
         body = _decode(ready.body)
         signature = env.chords.read_body(body.signature, body.content_type)
@@ -40,7 +47,11 @@ def fire(env: Environment, ready: ReadyChord) -> Outcome:
     options = inherited(env, source)
     if env.inherit_priority and body.priority is not None:
         options["priority"] = body.priority
-    return fire_with(env, ready.group, signature, lambda: [env.chords.read_part(part) for part in ready.parts], options)
+
+    def parts() -> list[_Part]:
+        return [env.chords.read_part(part) for part in ready.parts]
+
+    return fire_with(env, ready.group, signature, parts, options, aside=aside)
 
 
 def fire_with(
@@ -49,6 +60,8 @@ def fire_with(
     signature: _Signature,
     read: Callable[[], Sequence[_Part]],
     options: Mapping[str, Any],
+    *,
+    aside: Aside | None = None,
 ) -> Outcome:
     """Return what a complete chord with this body *signature* comes to; *read* returns its parts in order.
 
@@ -65,6 +78,9 @@ def fire_with(
         error = exc if isinstance(exc, ChordError) else ChordError(f"the body cannot be sent: {exc!r}")
         _LOG.error("Chord %s raised: %r", group, error, exc_info=None if error is exc else exc)
         follows = _failed(env, signature, error, options)
+        for call in follows.calls:
+            errback = partial(_call, *call)
+            (errback if aside is None else partial(aside, errback))()
         return Outcome(
             state=FAILURE,
             reason=str(error),
@@ -99,12 +115,14 @@ def _failed(env: Environment, signature: _Signature, exc: ChordError, options: M
         _LOG.critical("errbacks of the body of a chord cannot be sent: %r", internal, exc_info=internal)
         lost.errbacks = None
         follows = after_failure(env, lost, exc, None, store=True)
-    for function, args, kwargs in follows.calls:
-        try:
-            function(*args, **kwargs)
-        except Exception as raised:  # noqa: BLE001 - user code
-            _LOG.error("errback %r of a chord raised: %r", function, raised, exc_info=raised)
     return follows
+
+
+def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    try:
+        function(*args, **kwargs)
+    except Exception as raised:  # noqa: BLE001 - user code
+        _LOG.error("errback %r of a chord raised: %r", function, raised, exc_info=raised)
 
 
 def _errbacks(signature: _Signature) -> list[_Signature]:

@@ -86,8 +86,8 @@ class Application(Protocol):
         What users want done about it is given to *aside*.
         """
 
-    def fire(self, ready: ReadyChord) -> Outcome:
-        """Return what a chord comes to that is complete."""
+    def fire(self, ready: ReadyChord, aside: Callable[[Callable[[], object]], None] | None = None) -> Outcome:
+        """Return what a chord comes to that is complete; *aside* as for `conclude`."""
 
     def started_record(self, delivery: Delivery, pid: int, hostname: str) -> Record | None:
         """Return the STARTED record of a task that wants one."""
@@ -476,7 +476,7 @@ class _Tasks:
         return self._app.conclude(delivery, why.value, evidence, aside)
 
     def fire(self, ready: ReadyChord) -> Settlement:
-        outcome = self._app.fire(ready)
+        outcome = self._app.fire(ready, self._aside)
         return Settlement(
             lease=None,
             fires=ready.group,
