@@ -7,8 +7,8 @@ import time
 import pytest
 
 from umbel import Umbel
-from umbel.cli.daemon import Held, detach, drop_privileges, follow_settings, mode_of, pid_in, pidfile
-from umbel.cli.session import CannotStart
+from umbel.cli.daemon import Daemon, Held, detach, drop_privileges, mode_of, pid_in, pidfile
+from umbel.cli.session import CannotStart, Session
 
 
 @pytest.mark.row("CLI-056", "CLI-142")
@@ -106,12 +106,44 @@ def test_so_does_a_monitor(umbel, folder, mask):
 
 
 def test_a_setting_adds_nothing_to_the_user_that_an_option_names(mask):
-    conf = Umbel(set_as_current=False).conf
-    conf.update({"worker_uid": "nobody-of-that-name", "worker_gid": "no-such"})
+    app = Umbel(set_as_current=False)
+    app.conf.update({"worker_uid": "nobody-of-that-name", "worker_gid": "no-such"})
 
-    follow_settings(conf, "worker", uid=str(os.getuid()), gid=None, umask=None)
+    Daemon(uid=str(os.getuid())).enter(Session(None, app=app), "worker")
     with pytest.raises(CannotStart, match="'nobody-of-that-name'"):
-        follow_settings(conf, "worker", uid=None, gid=None, umask=None)
+        Daemon().enter(Session(None, app=app), "worker")
+
+
+@pytest.mark.row("CLI-013", "CLI-023", "CLI-028")
+def test_what_is_wrong_is_said_before_anything_goes_into_the_background(umbel, hello):
+    (hello / "w.pid").write_text(f"{os.getpid()}\n")
+
+    assert "no module 'helo'" in umbel("-A", "helo", "worker", "--detach").err
+    held = umbel("-A", "hello", "beat", "--detach", f"beat_pidfile={hello}/w.pid")
+
+    assert held.code == 73
+    assert f"process {os.getpid()} runs already" in held.err
+
+
+@pytest.mark.process
+@pytest.mark.row("CFG-234", "CFG-240")
+@pytest.mark.parametrize("service", ["worker", "beat"])
+def test_the_python_of_a_detached_service_comes_from_its_settings_too(umbel, hello, service):
+    python = hello / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" > {hello}/said; mv {hello}/said {hello}/done\n')
+    python.chmod(0o755)
+
+    assert umbel("-A", "hello", service, "--detach", f"{service}_executable={python}").code == 0
+
+    await_file(hello / "done")
+    assert (hello / "done").read_text() == f"-m umbel -A hello {service} {service}_executable={python}\n"
+
+
+def await_file(path):
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 @pytest.mark.process
@@ -132,10 +164,7 @@ def test_a_detached_service_is_tied_to_nothing(tmp_path, monkeypatch):
 
     assert detach(words, umask="027", executable=str(python)) == 0
 
-    until = time.monotonic() + 60
-    while not (tmp_path / "done").exists():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    await_file(tmp_path / "done")
     command, umask, folder, *streams = (tmp_path / "done").read_text().splitlines()
     assert command == "-m umbel -A proj beat --umask 027"
     assert umask.endswith("027")

@@ -7,24 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
 
 import click
 
 import umbel
 from umbel._repr import mask_url
 from umbel._time import humanize_seconds
-from umbel.app.settings import parse_assignments
 from umbel.beat.service import Service
-from umbel.cli import daemon
 from umbel.cli.base import Command
-from umbel.cli.daemon import daemon_options, drop_privileges
+from umbel.cli.daemon import Daemon, daemon_options, pidfile
 from umbel.cli.session import Session
-from umbel.exceptions import ImproperlyConfigured
 
 __all__ = ["command"]
-
-_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
 @click.command("beat", cls=Command)
@@ -36,11 +30,6 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
     help="Answer umbel inspect ping. Default: as the setting beat_enable_remote_control.",
 )  # fmt: skip
 @click.option("-n", "--hostname", help="Node name. Default: celerybeat@%h.")
-@click.option(
-    "-l", "--loglevel", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING", show_default=True,
-    help="What is logged.",
-)  # fmt: skip
-@click.option("-f", "--logfile", help="File to log to. Default: stderr.")
 @click.option("--detach", is_flag=True, help="Run in the background.")
 @daemon_options
 @click.argument("settings", nargs=-1, metavar="[SETTING=VALUE]...")
@@ -55,14 +44,8 @@ def command(
     max_interval: int | None,
     remote_control: bool | None,
     hostname: str | None,
-    loglevel: str,
-    logfile: str | None,
     detach: bool,
-    pidfile: str | None,
-    uid: str | None,
-    gid: str | None,
-    umask: str | None,
-    executable: str | None,
+    daemon: Daemon,
 ) -> int:
     """Send periodic tasks.
 
@@ -70,17 +53,10 @@ def command(
     such as RabbitMQ, run exactly one.
     """
     if detach:
-        return daemon.detach(session.argv, held=pidfile, umask=umask, executable=executable)
-    drop_privileges(uid, gid)
-    app = session.app
-    try:
-        app.conf.update(parse_assignments(settings, namespace="celery"))
-    except (ImproperlyConfigured, TypeError, ValueError) as exc:
-        raise click.UsageError(str(exc)) from exc
-    daemon.follow_settings(app.conf, "beat", uid=uid, gid=gid, umask=umask)
+        return daemon.detach(session, "beat", settings)
+    app, daemon = daemon.enter(session, "beat", settings)
     app.import_modules()
-    app.log.setup(loglevel=loglevel, logfile=logfile or app.conf.beat_logfile,
-                  colorize=False if session.no_color else None)  # fmt: skip
+    app.log.setup(loglevel=daemon.loglevel, logfile=daemon.logfile, colorize=False if session.no_color else None)
     service = Service(
         app,
         max_interval=max_interval,
@@ -89,11 +65,11 @@ def command(
         remote_control=remote_control,
         hostname=hostname,
     )
-    with daemon.pidfile(pidfile or app.conf.beat_pidfile), _stopping(service):
+    with pidfile(daemon.pidfile), _stopping(service):
         if not session.quiet:
             click.echo(f"celery beat v{umbel.__version__} is starting.")
             if service.wait_for_scheduler() is not None:
-                click.echo(_banner(service, loglevel, logfile))
+                click.echo(_banner(service, daemon.loglevel, daemon.logfile))
         service.start()
     return 0
 

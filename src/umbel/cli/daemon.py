@@ -8,19 +8,24 @@ import pwd
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
-from umbel.cli.session import CannotStart
+from umbel._names import node_format
+from umbel.app.settings import parse_assignments
+from umbel.cli.session import CannotStart, Session
+from umbel.exceptions import ImproperlyConfigured
 
 __all__ = [
+    "Daemon",
     "Held",
     "daemon_options",
     "detach",
     "drop_privileges",
-    "follow_settings",
     "mode_of",
     "pid_in",
     "pidfile",
@@ -37,19 +42,88 @@ class Held(CannotStart):
     exit_code = _HELD
 
 
+class Daemon(msgspec.Struct, frozen=True, kw_only=True):
+    """How the process of a service is to be; None = as its settings say, `worker_pidfile` for example."""
+
+    loglevel: str = "WARNING"
+    logfile: str | None = None
+    pidfile: str | None = None
+    uid: str | None = None  # user, by name or number
+    gid: str | None = None
+    umask: str | None = None  # octal if it begins with 0
+    executable: str | None = None  # Python that runs it when it is detached
+
+    def detach(self, session: Session, service: str, settings: Sequence[str] = (), *, node: str | None = None) -> int:
+        """Run the same command in the background, as *node*; return 0 at once. Arguments and errors as of `enter`."""
+        # Who names a user wants the app imported under that name only.
+        known = self if self.uid or self.gid else self._completed(_read_app(session, settings, service).conf, service)
+        held = node_format(known.pidfile, node) if known.pidfile and node else known.pidfile
+        return detach(session.argv, held=held, umask=known.umask, executable=known.executable)
+
+    def enter(self, session: Session, service: str, settings: Sequence[str] = ()) -> tuple[Any, Daemon]:
+        """Become what the options and the settings of *service* say; return the app, and both together.
+
+        *settings* are the words ``name=value`` of the command line.
+
+        Raises:
+            CannotStart: as `drop_privileges` and `mode_of`.
+            click.UsageError: one of *settings* is none.
+        """
+        drop_privileges(self.uid, self.gid)
+        app = _read_app(session, settings, service)
+        known = self._completed(app.conf, service)
+        if known.umask is not None:
+            os.umask(mode_of(known.umask))
+        if not (self.uid or self.gid):
+            drop_privileges(known.uid, known.gid)
+        return app, known
+
+    def _completed(self, conf: Any, service: str) -> Daemon:
+        # Who names a user or a group as an option had the app imported under that name: no setting adds another.
+        names = {"logfile", "pidfile", "umask", "executable"} | (set() if self.uid or self.gid else {"uid", "gid"})
+        said = {name: conf[f"{service}_{name}"] for name in names if getattr(self, name) is None}
+        return msgspec.structs.replace(self, **{name: str(each) for name, each in said.items() if each is not None})
+
+
+def _read_app(session: Session, settings: Sequence[str], service: str) -> Any:
+    """Return the app, with the words ``name=value`` of the command line as its settings.
+
+    Raises:
+        click.UsageError: one of them is none.
+    """
+    app = session.app
+    try:
+        app.conf.update(parse_assignments(settings, namespace="worker" if service == "worker" else "celery"))
+    except (ImproperlyConfigured, TypeError, ValueError) as exc:
+        raise click.UsageError(str(exc)) from exc
+    return app
+
+
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
+
+
 def daemon_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a service that may run in the background."""
+    """Add the options of a service that may run in the background; *command* gets them as one value, ``daemon``."""
+
+    @wraps(command)
+    def gathered(*args: Any, **options: Any) -> Any:
+        named = {name: options.pop(name) for name in Daemon.__struct_fields__}
+        return command(*args, daemon=Daemon(**named), **options)
+
     for option in reversed(
         (
+            click.option("-l", "--loglevel", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING",
+                         show_default=True, help="What is logged."),
+            click.option("-f", "--logfile", metavar="FILE", help="File to log to, %h is the host. Default: stderr."),
             click.option("--pidfile", metavar="FILE", help="File that holds the process id while this runs."),
             click.option("--uid", metavar="USER", help="User to run as, by name or number."),
             click.option("--gid", metavar="GROUP", help="Group to run as, by name or number."),
             click.option("--umask", metavar="MASK", help="File mode mask; octal if it begins with 0."),
             click.option("--executable", metavar="PYTHON", help="Python that runs it when it is detached."),
         )
-    ):
-        command = option(command)
-    return command
+    ):  # fmt: skip
+        gathered = option(gathered)
+    return gathered
 
 
 def detach(
@@ -184,22 +258,6 @@ def drop_privileges(uid: str | None, gid: str | None) -> None:
         except OSError:
             return
         raise CannotStart(f"as user {uid!r} this process could become root again; that is refused")
-
-
-def follow_settings(conf: Any, service: str, *, uid: str | None, gid: str | None, umask: str | None) -> None:
-    """Take the file mode mask, user and group of *service* from its settings where the options name none.
-
-    Who names a user or a group as an option had the app imported under that name: then no setting adds another.
-
-    Raises:
-        CannotStart: as `drop_privileges` and `mode_of`.
-    """
-    mask = conf[f"{service}_umask"] if umask is None else umask
-    if mask is not None:
-        os.umask(mode_of(str(mask)))
-    if uid is None and gid is None:
-        user, group = conf[f"{service}_uid"], conf[f"{service}_gid"]
-        drop_privileges(None if user is None else str(user), None if group is None else str(group))
 
 
 def _refuse_if_held(path: Path) -> None:

@@ -11,28 +11,20 @@ from typing import TextIO
 
 import click
 
-from umbel.cli import daemon
 from umbel.cli.base import Command
-from umbel.cli.daemon import daemon_options, drop_privileges
+from umbel.cli.daemon import Daemon, daemon_options, pidfile
 from umbel.cli.session import CannotStart, Session
 from umbel.events.dumper import evdump
 from umbel.events.snapshot import evcam
 
 __all__ = ["command"]
 
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
-
 
 @click.command("events", cls=Command)
-@click.option("-d", "--dump", is_flag=True, help="Print each event on a line, until Ctrl+C.")
+@click.option("-d", "--dump", is_flag=True, help="Print each event on a line, until Ctrl+C; with --logfile there.")
 @click.option("-c", "--camera", metavar="CLASS", help="Take snapshots with this class, until Ctrl+C.")
 @click.option("-F", "--frequency", "--freq", type=float, default=1.0, show_default=True, help="Seconds between them.")
 @click.option("-r", "--maxrate", metavar="RATE", help="No more than so many, 10/m for example.")
-@click.option(
-    "-l", "--loglevel", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING", show_default=True,
-    help="What is logged.",
-)  # fmt: skip
-@click.option("-f", "--logfile", help="File to log to, and to append what --dump prints. Default: stderr and stdout.")
 @click.option("-D", "--detach", is_flag=True, help="Run in the background, with --dump or --camera.")
 @daemon_options
 @click.pass_obj
@@ -44,14 +36,8 @@ def command(
     camera: str | None,
     frequency: float,
     maxrate: str | None,
-    loglevel: str,
-    logfile: str | None,
     detach: bool,
-    pidfile: str | None,
-    uid: str | None,
-    gid: str | None,
-    umask: str | None,
-    executable: str | None,
+    daemon: Daemon,
 ) -> int:
     """Watch a cluster by its events.
 
@@ -60,18 +46,15 @@ def command(
     if detach and not dump and not camera:
         raise click.UsageError("the live view needs a terminal: detach with --dump or --camera")
     if detach:
-        return daemon.detach(session.argv, held=pidfile, umask=umask, executable=executable)
-    drop_privileges(uid, gid)
-    app = session.app
-    daemon.follow_settings(app.conf, "events", uid=uid, gid=gid, umask=umask)
-    logfile = logfile or app.conf.events_logfile
-    with daemon.pidfile(pidfile or app.conf.events_pidfile):
+        return daemon.detach(session, "events")
+    app, daemon = daemon.enter(session, "events")
+    with pidfile(daemon.pidfile):
         if dump:
-            with _terminable(), _appending(logfile) as out:
+            with _terminable(), _appending(daemon.logfile) as out:
                 evdump(app=app, out=out)
         elif camera:
             with _terminable():
-                evcam(camera, frequency, maxrate, loglevel, logfile, app=app)
+                evcam(camera, frequency, maxrate, daemon.loglevel, daemon.logfile, app=app)
         else:
             importlib.import_module("umbel.cli.top").watch(app)
     return 0

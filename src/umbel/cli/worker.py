@@ -15,11 +15,9 @@ import click
 from umbel import signals
 from umbel._names import default_nodename, host_format, node_format
 from umbel._repr import mask_url
-from umbel.app.settings import parse_assignments
-from umbel.cli import daemon
 from umbel.cli.banner import banner
 from umbel.cli.base import Command
-from umbel.cli.daemon import daemon_options, drop_privileges
+from umbel.cli.daemon import Daemon, daemon_options, pidfile
 from umbel.cli.purge import names
 from umbel.cli.reload import keep_running
 from umbel.cli.session import CannotStart, Session
@@ -30,8 +28,6 @@ from umbel.worker.worker import Worker, bounds
 __all__ = ["command"]
 
 _logger: Final = logging.getLogger("celery.worker")
-
-_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
 class _Pool(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -75,11 +71,6 @@ class _Bounds(click.ParamType):  # type: ignore[type-arg]  # generic only in the
 
 @click.command("worker", cls=Command)
 @click.option("-n", "--hostname", help="Node name, w1@%h for example; %h is the host, %n the name, %d the domain.")
-@click.option(
-    "-l", "--loglevel", type=click.Choice(_LEVELS, case_sensitive=False), default="WARNING", show_default=True,
-    help="What is logged.",
-)  # fmt: skip
-@click.option("-f", "--logfile", help="File to log to, with the same letters as the node name. Default: stderr.")
 @click.option("-c", "--concurrency", type=_Concurrency(), help="Tasks that run at once. Default: one for each core.")
 @click.option("--autoscale", type=_Bounds(), metavar="MAX,MIN", help="Let the pool grow and shrink with its load.")
 @click.option("-P", "--pool", type=_Pool(), help="How tasks run at once. Default: prefork.")
@@ -132,16 +123,10 @@ def command(
     *,
     settings: tuple[str, ...],
     hostname: str | None,
-    loglevel: str,
-    logfile: str | None,
     include: str | None,
     reload: bool,
     detach: bool,
-    pidfile: str | None,
-    uid: str | None,
-    gid: str | None,
-    umask: str | None,
-    executable: str | None,
+    daemon: Daemon,
     beat: bool,
     schedule_filename: str | None,
     scheduler: str | None,
@@ -159,35 +144,27 @@ def command(
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--hostname") from exc
     if detach:
-        held = node_format(pidfile, node) if pidfile else None
-        return daemon.detach(session.argv, held=held, umask=umask, executable=executable)
-    drop_privileges(uid, gid)
-    app = session.app
-    try:
-        app.conf.update(parse_assignments(settings, namespace="worker"))
-    except (ImproperlyConfigured, TypeError, ValueError) as exc:
-        raise click.UsageError(str(exc)) from exc
+        return daemon.detach(session, "worker", settings, node=node)
+    app, daemon = daemon.enter(session, "worker", settings)
     if include:
         app.conf.include = [*(app.conf.include or ()), *names(include)]
     if disable_prefetch:
         app.conf.worker_disable_prefetch = True
-    daemon.follow_settings(app.conf, "worker", uid=uid, gid=gid, umask=umask)
     _check_user(app.conf.accept_content)
-    held = pidfile or app.conf.worker_pidfile
     clock = None
     if beat:
         # 25 ms that only who wants a beat pays
         service = importlib.import_module("umbel.beat.service")
         clock = service.EmbeddedService(app, thread=True, schedule_filename=schedule_filename, scheduler_cls=scheduler)
-    worker = _make_worker(app, session, clock, hostname=node, loglevel=loglevel, **options)
+    worker = _make_worker(app, session, clock, hostname=node, loglevel=daemon.loglevel, **options)
     out, err = sys.stdout, sys.stderr
     try:
-        _set_up_logging(app, session, node, loglevel, logfile or app.conf.worker_logfile)
+        _set_up_logging(app, session, node, daemon)
         if app.as_celery and not app.conf.value_set_for("task_acks_late"):
             _logger.warning(_EARLY)
         if not session.quiet:
-            click.echo(banner(worker, loglevel, color=_color(session)), file=sys.__stdout__)
-        with daemon.pidfile(node_format(held, node) if held else None):
+            click.echo(banner(worker, daemon.loglevel, color=_color(session)), file=sys.__stdout__)
+        with pidfile(node_format(daemon.pidfile, node) if daemon.pidfile else None):
             code = worker.start()
     finally:
         if clock is not None and clock.is_alive():
@@ -227,14 +204,15 @@ def _make_worker(app: Any, session: Session, clock: Any, **options: Any) -> Work
         raise CannotStart(f"a module that the settings 'imports' or 'include' name cannot be imported: {exc}") from exc
 
 
-def _set_up_logging(app: Any, session: Session, node: str, loglevel: str, logfile: str | None) -> None:
+def _set_up_logging(app: Any, session: Session, node: str, daemon: Daemon) -> None:
     """Set logging up, and again in each child if each is to have a file of its own."""
+    logfile = daemon.logfile
 
     def set_up(index: int) -> bool:
         file = node_format(logfile, node, process_index=index) if logfile else None
         return bool(
             app.log.setup(
-                loglevel=loglevel,
+                loglevel=daemon.loglevel,
                 logfile=file,
                 redirect_stdouts=app.conf.worker_redirect_stdouts,
                 redirect_level=app.conf.worker_redirect_stdouts_level,
