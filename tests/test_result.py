@@ -266,7 +266,7 @@ def test_a_failed_parent_is_raised_first(app, store):
         last.get(timeout=0.01, follow_parents=False)
 
 
-@pytest.mark.row("API-304", "API-332")
+@pytest.mark.row("API-304", "API-332", "TB-170")
 def test_waiting_may_be_refused_and_allowed(app, store):
     store("t1", 42)
     result = app.AsyncResult("t1")
@@ -321,7 +321,7 @@ def test_an_event_loop_waits_without_being_blocked(app, store):
 # -- Acting on one -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.row("API-311")
+@pytest.mark.row("API-311", "TB-153")
 def test_forgetting_deletes_a_result_and_its_parents(app, store):
     store("t1", 1)
     store("t2", 2)
@@ -466,7 +466,7 @@ def test_the_time_to_join_is_for_all_together(store, three):
         three.join(timeout=0.01)
 
 
-@pytest.mark.row("API-326")
+@pytest.mark.row("API-326", "TB-146")
 def test_results_may_be_taken_as_they_come(store, three):
     store("t2", 2)
     found = three.iter_native(timeout=10 * SECOND)

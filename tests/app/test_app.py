@@ -889,7 +889,7 @@ def test_an_app_knows_its_running_task(app, work):
     assert not umbel.current_task
 
 
-@pytest.mark.row("API-068", "API-005")
+@pytest.mark.row("API-068", "API-005", "TB-028")
 def test_a_bug_report_shows_places_and_settings_without_secrets():
     app = make(broker="amqp://me:sesame@host//", security_key_password="sesame")
 

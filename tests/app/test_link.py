@@ -89,7 +89,7 @@ def test_a_queue_can_be_asked_how_much_waits(app, add):
             connection.channel.queue_declare("celery")
 
 
-@pytest.mark.row("API-059")
+@pytest.mark.row("API-059", "TB-028")
 def test_a_connection_may_differ_from_the_settings():
     app = Umbel("x", broker="redis://me:secret@there:6379/1", set_as_current=False)
 

@@ -27,6 +27,7 @@ def test_relative_files_lie_where_the_app_is_at_home(site, tmp_path):
     assert (tmp_path / "q.db").exists()
 
 
+@pytest.mark.row("TB-130")
 def test_the_cache_in_memory_of_celery_is_our_memory(site):
     with closing(open_backend("cache+memory://", site)) as backend:
         assert backend.fetch(["t1"]) == {}

@@ -80,7 +80,7 @@ def test_a_task_nobody_knows_fails_by_that(app, runner, delivery):
     assert isinstance(meta(app, outcome.records[0])["result"], NotRegistered)
 
 
-@pytest.mark.row("API-439", "API-440", "API-542")
+@pytest.mark.row("API-439", "API-440", "API-542", "TB-169")
 def test_a_process_for_tasks_is_announced(app):
     told = []
 

@@ -425,6 +425,7 @@ def test_a_call_may_be_tried_again_against_the_settings(app, add, failing):
     assert add.apply_async(retry=True)
 
 
+@pytest.mark.row("TB-125")
 def test_what_may_have_been_stored_is_not_sent_again(add, failing):
     left = failing(PublishTimeout("no answer"), BrokerUnavailable("2"))
 

@@ -35,6 +35,7 @@ def module(**names):
 # -- The table ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("CFG-272", *(f"CFG-{number}" for number in range(274, 287)))
 @pytest.mark.row(*(f"CFG-{number:03}" for number in range(12, 219)))
 def test_names_defaults_and_types_are_those_recorded_from_celery():
     recorded = json.loads((GOLDEN / "settings.json").read_text())["settings"]
@@ -63,6 +64,7 @@ def test_every_setting_says_in_one_line_what_it_means():
         assert "\n" not in setting.doc
 
 
+@pytest.mark.row("CFG-287")
 @pytest.mark.row(*(f"CFG-{number}" for number in range(219, 247)), "CFG-273")
 @pytest.mark.parametrize(
     "name",

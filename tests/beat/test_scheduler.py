@@ -139,7 +139,7 @@ def test_a_broken_entry_is_logged_and_asked_again_later(app, caplog):
     assert "cannot say whether it is due" in caplog.text
 
 
-@pytest.mark.row("API-382")
+@pytest.mark.row("API-382", "TB-152")
 def test_old_results_are_deleted_at_four_where_the_store_does_not_do_it(app):
     class Store:
         supports_autoexpire = False

@@ -334,6 +334,7 @@ def test_a_connection_that_breaks_before_the_confirm_leaves_it_open_whether_it_i
         breaking.join()
 
 
+@pytest.mark.row("PRT-147")
 @service
 def test_a_confirm_that_does_not_come_is_waited_for_no_longer_than_said(url, queue):
     with proxied(url) as (through, sever), closing(open_broker(through)) as broker:
@@ -568,7 +569,7 @@ def test_what_a_quorum_queue_gives_up_is_among_the_dead_letters(url, queue):
 
 
 @service
-@pytest.mark.row("PRT-148", "PRT-149", "PRT-150", "PRT-151", "PRT-152", "PRT-153")
+@pytest.mark.row("PRT-148", "PRT-149", "PRT-150", "PRT-151", "PRT-152", "PRT-153", "TB-120")
 def test_celerys_delayed_delivery_reaches_a_quorum_queue(url, queue):
     with closing(open_broker(url, delay_queue_type="classic")) as broker:
         broker.declare(
@@ -653,6 +654,7 @@ def test_foreign_garbage_is_invalid_and_kept(url, queue):
     link.close()
 
 
+@pytest.mark.row("PRT-147")
 @service
 @pytest.mark.process
 def test_what_is_sent_without_confirms_is_there_when_the_sender_has_ended(url, queue, tmp_path):

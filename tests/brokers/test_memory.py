@@ -1,5 +1,7 @@
 """The memory broker keeps the port's promises, and its stores are found by name."""
 
+import pytest
+
 from umbel.backends.memory import MemoryBackend
 from umbel.brokers.memory import MemoryBroker, MemoryStore, MemoryStores
 from umbel.contrib.testing.clock import VirtualClock
@@ -14,6 +16,7 @@ class TestMemoryBroker(BrokerContract):
         return Site(clock=clock, make_broker=lambda: MemoryBroker(store), make_backend=lambda: MemoryBackend(store))
 
 
+@pytest.mark.row("TB-013", "PRT-259")
 def test_one_name_is_one_store():
     stores = MemoryStores()
 

@@ -113,7 +113,7 @@ def test_what_celery_took_back_from_us_is_ours_no_more(open_broker, eye, prefix)
     assert broker.settle([finish(delivery)]).refused == (lease_of(delivery),)
 
 
-@pytest.mark.row("PRT-127")
+@pytest.mark.row("PRT-127", "PRT-054")
 def test_what_a_foreign_worker_lost_comes_back_marked_as_delivered_before(open_broker, eye, prefix):
     sender = open_broker()
     send(sender, "q", "lost", "held", priority=3)
@@ -223,7 +223,7 @@ def test_events_with_a_pattern_are_filtered_by_the_server(open_broker):
     assert reader.settle([finish(each) for each in deliveries]).refused == ()
 
 
-@pytest.mark.row("PRT-133", "PRT-239")
+@pytest.mark.row("PRT-133", "PRT-239", "PRT-244")
 def test_a_reply_finds_its_reader_and_leaves_nothing_behind(open_broker, eye, prefix):
     reader = open_broker()
     name = "1234.reply.celery.pidbox"
@@ -275,7 +275,7 @@ def test_crashes_are_noted_in_a_header_that_others_pass_on(open_broker, eye, pre
     assert (again.message.headers, again.crashes) == ({"mine": "yes"}, 1)
 
 
-@pytest.mark.row("PRT-126")
+@pytest.mark.row("PRT-126", "PRT-128")
 def test_a_released_message_is_marked_as_kombu_does(open_broker, eye, prefix):
     broker = open_broker("q")
     send(broker, "q", "1", priority=6)

@@ -551,6 +551,7 @@ def test_many_tasks_leave_no_keys_channels_or_connections(servers, tmp_path):
     assert len(keys) - len(results) < 20
 
 
+@pytest.mark.row("TB-031")
 def test_a_forked_process_has_a_connection_of_its_own(servers):
     _, url = servers()
     with open_broker(url) as broker:

@@ -348,6 +348,7 @@ def test_full_durability_is_asked_for_in_the_url(tmp_path):
 # -- forks
 
 
+@pytest.mark.row("TB-031")
 @pytest.mark.process
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_a_connection_of_its_own(tmp_path):

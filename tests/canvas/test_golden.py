@@ -51,7 +51,7 @@ def test_what_follows_what_is_as_in_celery(app, expression):
     assert RECORDER["shape"](made) == FACTS["joins"][expression][0]
 
 
-@pytest.mark.row("PRT-068", "PRT-069", "PRT-070", "PRT-071", "PRT-072", "PRT-073", "PRT-074")
+@pytest.mark.row("PRT-068", "PRT-069", "PRT-070", "PRT-071", "PRT-072", "PRT-073", "PRT-074", "PRT-034")
 @pytest.mark.parametrize("expression", FACTS["plans"])
 def test_the_messages_are_those_that_celery_sends(app, expression):
     result = evaluate(expression, app).apply_async()

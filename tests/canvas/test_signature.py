@@ -319,7 +319,7 @@ def test_joining_changes_neither_side(app):
     assert sides == before
 
 
-@pytest.mark.row("API-229")
+@pytest.mark.row("API-229", "PRT-232")
 def test_of_all_workers_one_is_elected_to_run_it(app):
     asked = []
     app.control = SimpleNamespace(election=lambda *arguments: asked.append(arguments))

@@ -114,7 +114,7 @@ def test_the_environment_names_the_app(umbel, hello, monkeypatch, variable):
     assert "hello.hello" in umbel("list", "tasks").out
 
 
-@pytest.mark.row("CLI-002", "CLI-003", "CLI-004", "CLI-005", "CLI-010")
+@pytest.mark.row("CLI-002", "CLI-003", "CLI-004", "CLI-005", "CLI-010", "CFG-260")
 def test_options_reach_the_app_and_the_environment(umbel, hello):
     (hello / "settings.py").write_text("timezone = 'Europe/Berlin'\n")
     (hello / "plain.py").write_text("from umbel import Umbel\napp = Umbel('plain')\n")

@@ -351,7 +351,7 @@ def test_a_beat_that_hangs_does_not_answer():
 
 
 @pytest.mark.process
-@pytest.mark.row("CLI-051", "CLI-052", "CLI-053")
+@pytest.mark.row("CLI-051", "CLI-052", "CLI-053", "TB-167")
 def test_a_worker_may_tick_as_well(umbel, shop):
     umbel("schedule", "add", "fast", "shop.sell", "--every", "0.1")
     command = [sys.executable, "-m", "umbel", "worker", "-B", "-c", "1", "-P", "threads", "-l", "info"]

@@ -152,7 +152,7 @@ def test_a_missing_module_of_tasks_is_one_sentence(umbel, hello, monkeypatch):
     assert "no_such_tasks" in ran.err
 
 
-@pytest.mark.row("CLI-063", "CLI-018")
+@pytest.mark.row("CLI-063", "CLI-018", "CFG-251")
 def test_root_is_warned_and_with_pickles_refused(umbel, hello, made, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(hello)

@@ -55,6 +55,7 @@ class DatabaseContract(BackendContract, ChordCounterContract):
         return Site(clock=clock, make_backend=lambda: opened(clock=clock), open_results_elsewhere=opened)
 
 
+@pytest.mark.row("TB-147", "PRT-064")
 class TestSqlite(DatabaseContract):
     pass
 

@@ -6,6 +6,7 @@ from umbel.pools.kinds import make_pool
 __all__ = ["make_driver"]
 
 
+@pytest.mark.row("TB-158", "TB-171")
 class TestSolo(PoolContract):
     is_isolated = False
 
@@ -13,12 +14,14 @@ class TestSolo(PoolContract):
         return make_pool("solo", runner)
 
 
+@pytest.mark.row("TB-158", "TB-160", "TB-161", "TB-162", "TB-163", "TB-164", "TB-165", "TB-168", "TB-174", "TB-179")
 @pytest.mark.process
 class TestPrefork(ProcessPoolContract):
     def make(self, runner, *, slots=1, **options):
         return make_pool("prefork", runner, slots=slots, **options)
 
 
+@pytest.mark.row("TB-158", "TB-160", "TB-161", "TB-162", "TB-163", "TB-164", "TB-165")
 @pytest.mark.process
 class TestThreads(ProcessPoolContract):
     is_shared = True
@@ -35,6 +38,7 @@ class TestAsyncio(ProcessPoolContract):
         return make_pool("asyncio", runner, slots=slots, **options)
 
 
+@pytest.mark.row("TB-158", "TB-160", "TB-161", "TB-162", "TB-163", "TB-164", "TB-165")
 @pytest.mark.process
 class TestGevent(ProcessPoolContract):
     is_shared = True

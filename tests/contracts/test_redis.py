@@ -59,6 +59,7 @@ class _OnRedis:
         )
 
 
+@pytest.mark.row("TB-003", "TB-125", "PRT-135")
 class TestRedisBroker(_OnRedis, BrokerContract):
     pass
 
@@ -75,6 +76,7 @@ class TestRedisLedger(_OnRedis, LedgerContract):
     pass
 
 
+@pytest.mark.row("TB-126", "TB-146", "TB-147", "TB-153", "TB-154", "PRT-064")
 class TestRedisBackend(_OnRedis, BackendContract):
     pass
 

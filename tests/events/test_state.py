@@ -80,6 +80,7 @@ def test_a_worker_counts_as_gone_after_two_beats():
     assert heartbeat_expires(100.0, freq=2.0) == 104.0
 
 
+@pytest.mark.row("PRT-247")
 def test_those_who_listen_learn_of_nodes_that_come_and_go(event):
     seen = []
     state = State(

@@ -355,7 +355,7 @@ def test_what_must_end_the_process_escapes(plan, delivery, exc):
     assert current.current_frame() is None
 
 
-@pytest.mark.row("API-190")
+@pytest.mark.row("API-190", "TB-181")
 def test_a_soft_limit_is_an_ordinary_failure_that_may_be_caught(plan, delivery):
     def gives_up():
         raise SoftTimeLimitExceeded
@@ -605,6 +605,7 @@ def test_a_hard_limit_is_a_failure_that_the_task_hears_of(env, plan, delivery, m
     assert names(heard) == ["on_failure", "task_failure", "after_return"]
 
 
+@pytest.mark.row("TB-175")
 def test_a_lost_worker_is_a_failure_even_if_the_body_cannot_be_read(plan, make_env, delivery, metas):
     def read(message):
         raise ValueError("rubbish")

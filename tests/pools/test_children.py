@@ -210,6 +210,7 @@ class TestPrefork:
         told = [record for record in caplog.records if "no such database" in record.getMessage()]
         assert [record.levelno for record in told] == [logging.ERROR]
 
+    @pytest.mark.row("TB-175")
     def test_a_pool_whose_children_die_in_a_row_gives_up(self):
         driver = PoolDriver(make_pool("prefork", ScriptRunner(), slots=4))
         driver.start()

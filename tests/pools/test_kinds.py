@@ -5,6 +5,7 @@ from umbel.exceptions import ImproperlyConfigured
 from umbel.pools.kinds import POOLS, make_pool
 
 
+@pytest.mark.row("TB-159")
 @pytest.mark.parametrize("kind", POOLS)
 def test_a_pool_says_its_kind_before_it_starts(kind):
     info = make_pool(kind, ScriptRunner(), slots=3).info()

@@ -30,6 +30,7 @@ def drain(app: Umbel, is_done: Callable[[], bool], **options: object) -> None:
     assert run_worker(run_worker_until(app, is_done, **options)) == 0
 
 
+@pytest.mark.row("TB-117")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("pool", ["solo", "prefork"])
 def test_a_worker_killed_at_any_step_loses_neither_task_nor_continuation(tmp_path: Path, pool: str):

@@ -127,6 +127,7 @@ def test_an_unknown_receipt_changes_nothing():
 # -- how much to claim
 
 
+@pytest.mark.row("TB-121")
 def test_at_first_only_the_slots_are_filled():
     assert room(a_worker(slots=3)) == 3
     assert room(working(2, slots=3)) == 1
@@ -236,6 +237,7 @@ def test_a_delivery_past_its_eta_runs_at_once():
 # -- early acknowledgement
 
 
+@pytest.mark.row("TB-117", "PRT-052")
 def test_an_early_task_is_acknowledged_before_it_runs_and_only_when_a_slot_is_free():
     state = a_worker(slots=1, policy=Policy(acks_late=False))
     first, second = delivery("t1", tag=1), delivery("t2", tag=2)
@@ -324,6 +326,7 @@ def test_a_message_s_own_limit_wins_over_the_task_s():
     assert (103.0, 1, "hard") in state.timers
 
 
+@pytest.mark.row("TB-182", "PRT-062")
 def test_a_task_killed_by_its_hard_limit_has_failed_and_is_done():
     state = limited()
     step(state, Ticked(), now=110.0)
@@ -336,6 +339,7 @@ def test_a_task_killed_by_its_hard_limit_has_failed_and_is_done():
     assert [one.verdict for one in settled(step(state, Concluded(1, SUCCESS), now=110.2))] == [Done()]
 
 
+@pytest.mark.row("PRT-062")
 def test_a_task_killed_by_its_hard_limit_is_a_counted_attempt_if_timeouts_are_not_acknowledged():
     state = limited(acks_on_timeout=False)
     step(state, Ticked(), now=110.0)
@@ -376,6 +380,7 @@ def test_timers_of_ended_tasks_do_not_pile_up():
 # -- outcomes that are no success
 
 
+@pytest.mark.row("PRT-062")
 @pytest.mark.parametrize(
     ("outcome", "policy", "verdict"),
     [
@@ -458,7 +463,7 @@ def test_what_arrives_while_stopping_goes_back():
     assert orders[-1] == Withdraw(1)
 
 
-@pytest.mark.row("PRT-227")
+@pytest.mark.row("PRT-227", "PRT-128")
 def test_a_cold_stop_ends_the_pool_and_gives_back_what_ran_uncounted():
     state = working(1)
 

@@ -363,7 +363,7 @@ def test_queues_are_added_and_left(app, node):
     ]
 
 
-@pytest.mark.row("API-476", "API-477", "API-478", "API-481", "API-485", "API-486", "PRT-240")
+@pytest.mark.row("API-476", "API-477", "API-478", "API-481", "API-485", "API-486", "PRT-240", "TB-168")
 def test_what_cannot_be_done_is_answered(app, node):
     control = app.control
 
@@ -376,6 +376,7 @@ def test_what_cannot_be_done_is_answered(app, node):
     assert only(control.ping(limit=1, timeout=SECONDS)) == {"ok": "pong"}
 
 
+@pytest.mark.row("PRT-232", "PRT-248")
 def test_an_election_is_won_once(app, node):
     signature = dict(app.tasks["proj.add"].s(1, 2).set(task_id="elected"))
     for _ in range(2):

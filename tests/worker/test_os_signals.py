@@ -33,7 +33,7 @@ def test_signals_ask_for_their_manner_of_stopping(sent: list[str], manners: list
     assert asked == manners
 
 
-@pytest.mark.row("CLI-064")
+@pytest.mark.row("CLI-064", "CFG-261")
 def test_term_can_be_remapped_to_quit():
     asked: list[Manner] = []
 
