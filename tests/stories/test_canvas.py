@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
 
 from umbel import Umbel, chain, chord, group
+from umbel.canvas.ids import ends_of
 from umbel.exceptions import ChordError, Ignore, ImproperlyConfigured, Reject
 from umbel.worker.facts import Manner
 from umbel.worker.worker import Worker
@@ -239,6 +241,27 @@ def test_a_header_grows_while_it_runs(t, lazy):
 
     values = result.get(timeout=PATIENCE)
     assert (values[:2], sorted(values[2:])) == ([1, 2], [101, 102])
+
+
+def test_a_task_that_died_behind_adding_to_its_chord_adds_the_same_ones_when_it_runs_again(app, t):
+    adds = []
+
+    @app.task(bind=True, name="adds_twice")
+    def adds_twice(self: Any, value: int) -> int:
+        for _ in range(2):  # the second time around with the same message, as after a kill
+            self.request.__dict__.pop("added", None)
+            sigs = [self.add_to_chord(t.same.si(number), lazy=True) for number in (7, 8)]
+            sigs.append(self.add_to_chord(t.same.si(0) | group(t.same.si(9), t.same.si(10)), lazy=True))
+            adds.append([end["options"]["task_id"] for sig in sigs for end in ends_of(sig)])
+        for sig in sigs:
+            sig.delay()
+        return value
+
+    values = chord([adds_twice.s(1)], t.same.s())().get(timeout=PATIENCE)
+
+    assert (values[0], sorted(values[1:3]), sorted(values[3:])) in ((1, [7, 8], [9, 10]), (1, [9, 10], [7, 8]))
+    assert adds[0] == adds[1]
+    assert len({UUID(each) for each in adds[0]}) == 4
 
 
 @pytest.mark.row("API-176")

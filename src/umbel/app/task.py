@@ -8,7 +8,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import Token
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar
+from uuid import UUID
 
 from umbel import current, result
 from umbel.app.annotations import annotate
@@ -24,6 +26,8 @@ from umbel.execution.retry import retry, signature_from_request
 from umbel.wire.chord import ChordSize
 
 __all__ = ["AsyncTask", "Context", "PendingTask", "Task", "TaskType", "made"]
+
+_BEHIND: Final = 1 << 30  # a place behind all that a chord's header can have
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -387,7 +391,8 @@ class Task(Generic[P, R]):
         """Have the body of the running task's chord wait for *sig* too; return its result.
 
         It is sent, and waited for, when this run is settled. With *lazy* it is waited for from now on, and returned to
-        be sent by the caller before this task ends: if it never is, the body never runs.
+        be sent by the caller before this task ends: if it never is, the body never runs. Who runs again because its
+        worker died adds, in the same order, tasks of the same ids, which count once.
 
         Raises:
             ValueError: the running task belongs to no chord.
@@ -400,7 +405,13 @@ class Task(Generic[P, R]):
             raise NotImplementedError("this result backend does not count the parts of chords, so none can be added")
         sig = maybe_signature(sig, self.app).clone()
         sig.set(task_id=None, group_id=None)
-        result = sig.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id)
+        ends = list(ends_of(sig))
+        if lazy:
+            for end in ends:
+                seed = f"{request.id} {request.retries} {next(request.added)}"
+                end["options"]["task_id"] = str(UUID(int=Random(seed).getrandbits(128), version=4))
+        index = _BEHIND if len(ends) > 1 else None  # members of a group count on from there
+        result = sig.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id, group_index=index)
         sizes = [
             ChordSize(group=request.group, added=end["options"]["task_id"], expires=self.app.chords.expires)
             for end in ends_of(sig)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -167,6 +168,11 @@ class Request:
     def outbox(self) -> list[Publication | ChordSize | ChordPart | Record]:
         """What the task wants written when its outcome is settled, whatever the outcome: its retries, for one."""
         return []
+
+    @cached_property
+    def added(self) -> Iterator[int]:
+        """Numbers for those that this run adds to its chord."""
+        return itertools.count()
 
     @property
     def display_name(self) -> str:
