@@ -1,14 +1,15 @@
 """What lies on a Redis server while umbel uses it, seen with other eyes; and what Celery's workers do beside us."""
 
 import json
+import socket
 import threading
 import time
 import uuid
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
-import redis
 
 from umbel.backends.redis import RedisBackend
 from umbel.brokers.base import Bury, Claim, Publication, Release
@@ -16,6 +17,7 @@ from umbel.brokers.redis import RedisBroker
 from umbel.brokers.redis_address import parse_address
 from umbel.brokers.redis_names import Names
 from umbel.contrib.testing.contracts.calls import call, finish, is_woken, lease_of, send, to
+from umbel.exceptions import BrokerUnavailable
 from umbel.wire.chord import ChordPart
 from umbel.wire.message import Message, Route
 from umbel.wire.topology import Binding, Exchange, QueueSpec, Topology
@@ -23,17 +25,6 @@ from umbel.wire.topology import Binding, Exchange, QueueSpec, Topology
 pytestmark = pytest.mark.service("redis", "A")
 
 SEP = "\x06\x16"
-
-
-@pytest.fixture
-def prefix():
-    return f"t{uuid.uuid4().hex[:12]}."
-
-
-@pytest.fixture
-def eye(service_url):
-    with redis.Redis.from_url(service_url("redis"), decode_responses=True) as server:
-        yield server
 
 
 @pytest.fixture
@@ -205,6 +196,56 @@ def test_what_goes_to_all_is_published_on_kombus_channel(open_broker, eye, prefi
     assert all(each["headers"] == {"hostname": "n"} for each in found.values())
 
 
+@pytest.mark.row("PRT-132", "TB-004")
+def test_peers_of_the_older_sentinel_transport_are_reached_and_heard_once(open_broker, eye, prefix, service_url):
+    database = service_url("redis").rpartition("/")[2]
+    mailbox = Topology.of(
+        Exchange("celery.pidbox", "fanout"),
+        QueueSpec("w.celery.pidbox", expires=10.0),
+        Binding("celery.pidbox", "w.celery.pidbox"),
+    )
+    reader, sender = (open_broker(sentinel_fanout_compat=True) for _ in range(2))
+    for broker in (reader, sender):
+        broker.declare(mailbox)
+    reader.consume(["w.celery.pidbox"])
+    reader.fileno()
+    with eye.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.subscribe(f"{prefix}/{{db}}.celery.pidbox", f"{prefix}/{database}.celery.pidbox")
+        listener.get_message(timeout=5)
+        for name in ("c1", "c2"):
+            sender.publish([Publication(message=call(name), route=Route("celery.pidbox", ""))])
+        copies = []
+        until = time.monotonic() + 10
+        while len(copies) < 4 and time.monotonic() < until:
+            if each := listener.get_message(timeout=1):
+                copies.append(each["channel"])
+    eye.publish(f"{prefix}/{{db}}.celery.pidbox", "{}")  # one of the old, which has no tag and no twin
+
+    heard = []
+    while len(heard) < 3 and time.monotonic() < until + 10:
+        heard += claim(reader)
+        is_woken(reader, 0.1)
+    assert len(set(copies)) == 2
+    assert len(copies) == 4
+    assert [each.message.id for each in heard[:2]] == ["c1", "c2"]
+    assert heard[2].invalid
+
+
+@pytest.mark.row("TB-040")
+@pytest.mark.parametrize(
+    ("strategy", "order"),
+    [("sorted", ["a0", "a1", "b0", "b1", "c0", "c1"]), ("priority", ["b0", "b1", "c0", "c1", "a0", "a1"])],
+)
+def test_queues_are_emptied_in_the_order_of_the_strategy(open_broker, strategy, order):
+    broker = open_broker("b", "c", "a", queue_order_strategy=strategy)
+    for queue in ("a", "b", "c"):
+        send(broker, queue, *(f"{queue}{number}" for number in range(2)))
+
+    found = [each.message.id for each in claim(broker, 3)] + [claim(broker, 1)[0].message.id for _ in range(3)]
+
+    assert found == order
+
+
 @pytest.mark.row("PRT-131")
 def test_events_with_a_pattern_are_filtered_by_the_server(open_broker):
     reader = open_broker()
@@ -319,6 +360,68 @@ def test_a_wake_up_that_comes_with_a_reply_is_not_lost(open_broker, what):
         if not found and count < rounds:
             assert is_woken(waiting), f"after {count} messages nobody woke us"
     thread.join()
+
+
+@pytest.mark.parametrize("heir", [False, True], ids=["itself", "another"])
+def test_what_a_claim_took_whose_answer_was_lost_goes_back_at_once(heir, service_url, open_broker, eye, prefix):
+    names, address = Names.of({"global_keyprefix": prefix}), parse_address(service_url("redis"), {})
+    send(open_broker(), "q", "1", "2", "3", priority=3)
+    with relayed(address.hosts[0]) as (port, cut):
+        near = msgspec.structs.replace(address, hosts=(("127.0.0.1", port),))
+        with closing(RedisBroker(near, names)) as broker:
+            broker.consume(["q"])
+            (first,) = claim(broker, 1)
+            cut.set()  # what it says arrives; the answers do not
+            with pytest.raises(BrokerUnavailable):
+                claim(broker, 1)
+            cut.clear()
+            assert eye.zcard(f"{prefix}umbel.leases") == 2
+            if not heir:
+                (again,) = claim(broker, 1)
+    with closing(RedisBroker(address, names)) as successor:
+        successor.consume(["q"])
+        successor.inherit(broker)
+        found = claim(successor) if heir else (again, *claim(successor))
+
+        assert first.message.id == "1"
+        assert [(each.message.id, each.crashes) for each in found] == [("2", 0), ("3", 0)]
+        assert successor.settle([finish(each) for each in (first, *found)]).refused == ()
+
+
+@contextmanager
+def relayed(host):
+    """Pass on what is said to the server at *host*; while the event is set, answers are dropped with the line."""
+    cut = threading.Event()
+    lines = []
+
+    def pump(near, far, *, back):
+        source, sink = (far, near) if back else (near, far)
+        with suppress(OSError):
+            while (data := source.recv(65536)) and not (back and cut.is_set()):
+                sink.sendall(data)
+        for end in (near, far):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve(listener):
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(host)
+            lines.extend((near, far))
+            for back in (False, True):
+                threading.Thread(target=pump, args=(near, far), kwargs={"back": back}, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], cut
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+        for line in lines:
+            line.close()
 
 
 def test_nothing_is_left_when_all_work_is_done(open_broker, eye, prefix):

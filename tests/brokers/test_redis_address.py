@@ -104,16 +104,41 @@ def test_a_prefix_stands_before_every_key_and_channel():
     assert names.lists("q")[0] == "app:q"
     assert names.turn()[:2] == ("app:mine", "app:unacked_index")
     assert names.bindings("x") == "app:_kombu.binding.x"
-    assert names.channel(9, "celeryev", "worker.online") == "app:/9.celeryev/worker.online"
-    assert names.channel(9, "celery.pidbox", "") == "app:/9.celery.pidbox"
+    assert names.channels(9, "celeryev", "worker.online") == ("app:/9.celeryev/worker.online",)
+    assert names.channels(9, "celery.pidbox", "") == ("app:/9.celery.pidbox",)
     assert names.delayed("q") == "app:umbel.delayed.q"
 
 
 @pytest.mark.row("TB-041", "TB-042")
 def test_the_prefix_of_channels_may_be_another_and_the_key_left_out():
-    assert Names.of({"fanout_prefix": False}).channel(1, "x", "k") == "x/k"
-    assert Names.of({"fanout_prefix": "all."}).channel(1, "x", "k") == "all.x/k"
-    assert Names.of({"fanout_patterns": False}).channel(1, "x", "k") == "/1.x"
+    assert Names.of({"fanout_prefix": False}).channels(1, "x", "k") == ("x/k",)
+    assert Names.of({"fanout_prefix": "all."}).channels(1, "x", "k") == ("all.x/k",)
+    assert Names.of({"fanout_patterns": False}).channels(1, "x", "k") == ("/1.x",)
+
+
+@pytest.mark.row("TB-032", "TB-033", "TB-035", "TB-036", "TB-038")
+def test_options_name_what_celerys_workers_look_at_and_when():
+    names = Names.of({
+        "unacked_key": "mine", "unacked_index_key": "when", "visibility_timeout": 60, "unacked_restore_limit": 5,
+        "unacked_restore_interval": 2, "sep": "|",
+    })  # fmt: skip
+
+    assert names.turn()[:2] == ("mine", "when")
+    assert (names.visibility_timeout, names.restore_limit, names.restore_interval) == (60.0, 5, 2.0)
+    assert names.lists("q")[1] == "q|3"
+
+
+@pytest.mark.row("TB-040")
+def test_a_strategy_that_does_not_exist_is_refused():
+    with pytest.raises(ImproperlyConfigured, match="round_robin, sorted, priority"):
+        Names.of({"queue_order_strategy": "random"})
+
+
+@pytest.mark.row("TB-043")
+def test_who_gives_up_acknowledgements_is_told_that_umbel_keeps_them():
+    with pytest.warns(UserWarning, match="task_acks_late=False"):
+        Names.of({"ack_emulation": False})
+    Names.of({"ack_emulation": True})
 
 
 @pytest.mark.row("PRT-171")

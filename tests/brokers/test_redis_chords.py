@@ -1,10 +1,8 @@
 """The keys of a chord on Redis are those that Celery's workers read and write."""
 
 import json
-import uuid
 
 import pytest
-import redis
 
 from umbel.backends.redis import RedisBackend
 from umbel.brokers.redis_address import parse_address
@@ -12,17 +10,6 @@ from umbel.brokers.redis_names import Names
 from umbel.wire.chord import ChordPart, ChordSize
 
 pytestmark = pytest.mark.service("redis", "A")
-
-
-@pytest.fixture
-def prefix():
-    return f"t{uuid.uuid4().hex[:12]}_"
-
-
-@pytest.fixture
-def eye(service_url):
-    with redis.Redis.from_url(service_url("redis"), decode_responses=True) as server:
-        yield server
 
 
 @pytest.fixture

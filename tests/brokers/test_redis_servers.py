@@ -442,7 +442,7 @@ import os
 from umbel import Umbel
 
 app = Umbel("proj", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
-app.conf.task_lease = 3.0  # what a lost reply would have brought comes back after that
+app.conf.task_lease = 600.0  # what a lost reply would have brought does not wait for that
 
 @app.task
 def double(number):

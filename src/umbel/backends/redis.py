@@ -144,7 +144,7 @@ class RedisBackend:
     def _run(self, orders: Orders, *, chords: int = 0) -> Any:
         limit = 0 if chords else -1
         now = b"" if self._clock is None else repr(self._clock()).encode()
-        return self._link.run(TURN, self._names.turn(), now, *orders.words([limit, 0, 0, chords, 0]))
+        return self._link.run(TURN, self._names.turn(), now, *orders.words([limit, 0, 0, chords, 0, 0]))
 
     @staticmethod
     def _ready(answer: Any) -> tuple[ReadyChord, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -20,6 +20,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Done",
+    "Heir",
     "Lease",
     "Publication",
     "QueueSize",
@@ -292,3 +293,11 @@ class Broker(Protocol):
 
     def close(self) -> None:
         """Release the connection; leases held stay until they run out. May be called twice."""
+
+
+@runtime_checkable
+class Heir(Protocol):
+    """A broker whose claim may have taken what its caller never saw, since the connection broke before the answer."""
+
+    def inherit(self, predecessor: object) -> None:
+        """Give back with the next claim, uncounted, what *predecessor*, a closed broker, has taken in that way."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from umbel.brokers import redis_census as census
 from umbel.brokers.base import (
     BrokerFeatures,
     Bury,
@@ -29,16 +31,16 @@ from umbel.brokers.redis_address import Address
 from umbel.brokers.redis_bell import Bell
 from umbel.brokers.redis_dead import Graves
 from umbel.brokers.redis_link import Argument, Link, LinkLost
+from umbel.brokers.redis_lost import Lost, envelope_of, queue_of, tail_of_entry
 from umbel.brokers.redis_names import Names
 from umbel.brokers.redis_orders import Orders, part_of_chord, size_of_chord
 from umbel.brokers.redis_parcels import Letter, Parcels, Seen, published
 from umbel.brokers.redis_revoked import Revocations
 from umbel.brokers.redis_routes import Routes
-from umbel.brokers.redis_scripts import ARM, GIVE_BACK, RENEW, RESERVE, SWEEP, TURN
-from umbel.exceptions import BrokerUnavailable, BrokerUnusable, PublishTimeout
+from umbel.brokers.redis_scripts import ARM, RENEW, RESERVE, SWEEP, TURN
+from umbel.exceptions import BrokerUnavailable, BrokerUnusable, OperationalError, PublishTimeout
 from umbel.wire.chord import ReadyChord
 from umbel.wire.codecs import Codecs
-from umbel.wire.message import Route
 from umbel.wire.protocol import MessageReader
 from umbel.wire.topology import Topology
 
@@ -50,6 +52,8 @@ _REST: Final = 30.0  # seconds between two looks for what is published to all: t
 _BLIND: Final = 0.1  # seconds between two looks where the server cannot tell us of changes
 _CHUNK: Final = 500
 _MOST_KNOWN: Final = 10_000
+_MOST_TWINS: Final = 1000
+_TAG: Final = re.compile(rb'"delivery_tag": ?"([^"]+)"')
 # Bytes that make tags unlike others'. So many, because a set whose members are longer than 64 characters is kept as a
 # skip list; the compact form, which the server prefers for small sets, costs 9 µs a task more (micro_redis.py, claim).
 _NONCE: Final = 32
@@ -95,7 +99,9 @@ class RedisBroker:
         self._link.on_push = self._hear
         self._parcels = Parcels(codecs.json, reader or MessageReader(codecs, None), clock or time.time)
         self._routes = Routes(names, address.database)
+        self._lost = Lost(self._link, names, self._parcels, self._routes, self._given_time)
         self._nonce = os.urandom(_NONCE).hex()
+        self._last_token = 0  # of what we have claimed and handed out
         self._closed = False
         self._pid = os.getpid()
         self._consumed: tuple[str, ...] = ()
@@ -112,13 +118,13 @@ class RedisBroker:
         self._told = 0.0  # monotonic: when we said last that we consume
         self._asked = -_REST  # the same: when we claimed last and were then to be told of changes
         self._swept = -_SWEEP  # the same: when we removed last what nobody uses
-        self._restored = 0.0  # when we looked last for what foreign workers lost
         self._revoked = Revocations(self._link, names, self._ids_here)
         self._graves = Graves(self._link, names, self._parcels, lambda orders: len(self._turn(orders)[1]))
         self._known: set[str] = set()  # queues that we have made known
         self._heard: deque[tuple[str, bytes]] = deque()  # of fanout: queue, envelope
         self._local: dict[str, tuple[str, bytes]] = {}  # of fanout, in a worker's hand: by tag
         self._numbers = 0
+        self._twins: deque[bytes] = deque(maxlen=_MOST_TWINS)  # delivery tags that were published to all
 
     # -- sending
 
@@ -151,10 +157,9 @@ class RedisBroker:
             if not route.exchange:
                 queues: Sequence[str] = (route.routing_key,)
             else:
-                channel, queues = self._routes.find(self._link, route)
-                if channel is not None:
+                channels, queues = self._routes.find(self._link, route)
+                for channel in channels:
                     orders.call_out(channel, data)
-                    continue
             step = names.step(message.priority)
             for queue in queues:
                 key = names.lists(queue)[step]
@@ -252,9 +257,14 @@ class RedisBroker:
             return Turn()
         if self._consumed and not 0 <= time.monotonic() - self._told < _SEEN:
             self._tell()
-        self._restore_foreign()
+        self._lost.of_ours()
+        self._lost.of_foreigners(self._time())
         deliveries: list[Delivery] = self._take_heard(claim.limit)
-        found, turn = self._claim(orders, claim, claim.limit - len(deliveries), settlements)
+        try:
+            found, turn = self._claim(orders, claim, claim.limit - len(deliveries), settlements)
+        except OperationalError:
+            self._lost.note(self._nonce, self._last_token)
+            raise
         deliveries += found
         # What was published to all before we asked has come before the answer.
         deliveries += self._take_heard(claim.limit - len(deliveries))
@@ -290,12 +300,13 @@ class RedisBroker:
                 settled = self._read_settled(settlements, orders, answer)
                 orders = Orders()
             if answer[4] is not None:
-                self._give_back_late(answer[3], answer[4])
+                self._lost.of_the_dead(answer[3], answer[4])
                 continue
             self._revoked.refresh(answer[5])
             waiting = self._read_claimed(answer[6], claim.owner, deliveries) if answer[6] is not None else []
             if not waiting:
                 self._note_due(answer[3])
+                self._last_token = max((each.token for each in deliveries), default=self._last_token)
                 return deliveries, settled
             # Celery's senders know nothing of our delayed sets, so we put into them what is not due.
             self._park(waiting)
@@ -306,17 +317,27 @@ class RedisBroker:
         """Run the script that settles and claims; return its answer."""
         names, now = self._names, self._given_time()
         if claim is None:
-            keys, tail = self._turn_keys, orders.words([-1, 0, 0, 0, 0])
+            keys, tail = self._turn_keys, orders.words([-1, 0, 0, 0, 0, 0])
             return self._read_turn(orders, self._link.run(TURN, keys, now, *tail, timeout=timeout))
         queues = self._consumed
-        if len(queues) > 1:  # so that each is the first in turn
+        fair = names.strategy == "round_robin"
+        if names.strategy == "sorted":
+            queues = tuple(sorted(queues))
+        elif fair and len(queues) > 1:  # so that each is the first in turn
             self._turned = (self._turned + 1) % len(queues)
             queues = queues[self._turned :] + queues[: self._turned]
         self._order = queues
-        words: list[Argument] = [limit, claim.lease, len(names.steps), claim.chords, self._beyond(claim.lease)]
+        words: list[Argument] = [
+            limit,
+            claim.lease,
+            len(names.steps),
+            claim.chords,
+            self._beyond(claim.lease),
+            int(fair),
+        ]
         suffix = f"|{self._nonce}|{claim.owner.replace('|', '/')}|"
         for queue in queues:
-            words += (queue, _entry_tail(queue), suffix + queue)
+            words += (queue, tail_of_entry(queue), suffix + queue)
         claimed = names.claim_of(queues)
         keys = (*self._turn_keys, *claimed)
         rest = (len(keys), *keys, now, *orders.words(words))
@@ -367,7 +388,7 @@ class RedisBroker:
         now = self._now
         waiting: list[tuple[str, str, Seen, bytes]] = []
         suffix = f"|{self._nonce}|{owner.replace('|', '/')}|"
-        revoked, read = self._revoked, self._parcels.read
+        read = self._parcels.read
         for place in range(1, len(claimed), 2):
             queue = self._order[claimed[place]]
             plain = self._routes.is_temporary(queue)
@@ -379,23 +400,26 @@ class RedisBroker:
                 if message.eta is not None and message.eta.timestamp() > now:
                     waiting.append((tag, queue, seen, data))
                 else:
-                    into.append(
-                        Delivery(
-                            message=message,
-                            queue=queue,
-                            route=seen.envelope.route,
-                            tag=tag,
-                            token=token,
-                            crashes=len(seen.crashes),
-                            redelivered=seen.envelope.redelivered,
-                            revoked=bool(revoked) and self._is_revoked(seen),
-                            expired=message.expires is not None and message.expires.timestamp() <= now,
-                            invalid=seen.invalid,
-                            since=published(seen.envelope.delivery_tag),
-                        )
-                    )
+                    into.append(self._delivery(seen, queue, tag, token, now))
                 token += 1
         return waiting
+
+    def _delivery(self, seen: Seen, queue: str, tag: str, token: int, now: float) -> Delivery:
+        envelope, since = seen.envelope, published(seen.envelope.delivery_tag)
+        message, revoked = envelope.message, self._revoked
+        return Delivery(
+            message=message,
+            queue=queue,
+            route=envelope.route,
+            tag=tag,
+            token=token,
+            crashes=len(seen.crashes),
+            redelivered=envelope.redelivered,
+            revoked=bool(revoked) and revoked.holds(message.id, since, self._now),
+            expired=message.expires is not None and message.expires.timestamp() <= now,
+            invalid=seen.invalid,
+            since=since,
+        )
 
     def _park(self, waiting: Sequence[tuple[str, str, Seen, bytes]]) -> None:
         orders = Orders()
@@ -458,7 +482,7 @@ class RedisBroker:
             entries = self._link.call(b"HMGET", self._names.prefix + self._names.unacked, *some)
             for tag, entry in zip(some, entries, strict=True):
                 if entry is not None:
-                    held[tag] = _envelope(entry, _queue_of(tag))
+                    held[tag] = envelope_of(entry, queue_of(tag))
         return held
 
     def _order_verdict(self, orders: Orders, settlement: Settlement, held: dict[str, bytes]) -> None:
@@ -468,7 +492,7 @@ class RedisBroker:
         data = local[1] if local is not None else held.get(tag)
         if data is None:
             return  # the server will refuse it
-        queue = local[0] if local is not None else _queue_of(tag)
+        queue = local[0] if local is not None else queue_of(tag)
         seen = self._parcels.read(data, f"invalid-{tag.partition('|')[0]}", plain=True)
         message = seen.envelope.message
         match verdict:
@@ -498,6 +522,11 @@ class RedisBroker:
             case _:
                 pass
 
+    def inherit(self, predecessor: object) -> None:
+        """Take over from another object that consumed here: what its last claim took unseen goes back at once."""
+        if isinstance(predecessor, RedisBroker):
+            self._lost.unanswered += predecessor._lost.unanswered
+
     def renew(self, leases: Sequence[Lease], lease: float) -> tuple[Lease, ...]:
         self._check_open()
         asked = [each for each in leases if str(each.tag).startswith(f"{each.token}|")]
@@ -513,64 +542,6 @@ class RedisBroker:
             )
         return tuple(each for each in leases if each in lost)
 
-    # -- what others lost
-
-    def _give_back_late(self, tags: Sequence[bytes], entries: Sequence[bytes | None]) -> None:
-        """Put back what holders of ours lost, with the evidence."""
-        words: list[Argument] = []
-        # The oldest claim is put back last, which is in front of the others.
-        for name, entry in sorted(zip(tags, entries, strict=True), key=lambda pair: -int(pair[0].partition(b"|")[0])):
-            tag = name.decode()
-            queue = _queue_of(tag)
-            data, key = b"", self._names.lists(queue)[0]
-            if entry is not None:
-                owner = tag.split("|", 3)[2]
-                data = self._parcels.give_back(_envelope(entry, queue), f"lost by {owner}: its lease was not renewed")
-                priority = self._parcels.read(data, "", plain=True).envelope.message.priority
-                key = self._names.lists(queue)[self._names.step(priority)]
-            words += (tag, key, data)
-        self._give_back(words, self._names.own("leases"), 0.0)
-
-    def _restore_foreign(self) -> None:
-        """Put back what Celery's workers have held beyond the visibility timeout, as they do among themselves."""
-        now = self._time()
-        if 0 <= now - self._restored < self._names.restore_interval:
-            return
-        self._restored = now
-        names = self._names
-        _, index, *_ = self._turn_keys
-        limit = now - names.visibility_timeout
-        tags = self._link.call(b"ZRANGEBYSCORE", index, b"-inf", limit, b"LIMIT", 0, 100)
-        if not tags:
-            return
-        entries = self._link.call(b"HMGET", names.prefix + names.unacked, *tags)
-        words: list[Argument] = []
-        for tag, entry in zip(tags, entries, strict=True):
-            for place, (queue, data) in enumerate(self._foreign(entry)):
-                seen = self._parcels.read(data, "", plain=True)
-                key = names.lists(queue)[names.step(seen.envelope.message.priority)]
-                if place == 0:
-                    words += (tag, key, self._parcels.give_back(data))
-        if words:
-            self._give_back(words, index, names.visibility_timeout)
-
-    def _foreign(self, entry: bytes | None) -> list[tuple[str, bytes]]:
-        """Return queue and envelope of an entry of `unacked`, for each queue it belongs to."""
-        if entry is None:
-            return []
-        try:
-            message, exchange, routing_key = msgspec.json.decode(entry, type=tuple[msgspec.Raw, str | None, str | None])
-        except (msgspec.MsgspecError, UnicodeError):
-            return []
-        if not exchange:
-            return [(routing_key or "", bytes(message))]
-        _, queues = self._routes.find(self._link, Route(exchange, routing_key or ""))
-        return [(queue, bytes(message)) for queue in queues]
-
-    def _give_back(self, words: Sequence[Argument], judge: str, silence: float) -> None:
-        unacked, index, owned, *_ = self._turn_keys
-        self._link.run(GIVE_BACK, (unacked, index, owned, judge), self._given_time(), silence, *words)
-
     # -- fanout
 
     def _take_heard(self, limit: int) -> list[Delivery]:
@@ -579,29 +550,17 @@ class RedisBroker:
             queue, data = self._heard.popleft()
             self._numbers += 1
             tag = f"fan|{self._nonce}|{self._numbers}"
-            seen = self._parcels.read(data, tag, plain=True)
-            message = seen.envelope.message
             self._local[tag] = (queue, data)
-            deliveries.append(
-                Delivery(
-                    message=message,
-                    queue=queue,
-                    route=seen.envelope.route,
-                    tag=tag,
-                    token=self._numbers,
-                    crashes=len(seen.crashes),
-                    redelivered=seen.envelope.redelivered,
-                    revoked=bool(self._revoked) and self._is_revoked(seen),
-                    expired=message.expires is not None and message.expires.timestamp() <= self._time(),
-                    invalid=seen.invalid,
-                )
-            )
+            seen = self._parcels.read(data, tag, plain=True)
+            deliveries.append(self._delivery(seen, queue, tag, self._numbers, self._time()))
         return deliveries
 
     def _hear(self, push: Sequence[Any]) -> None:
         """Take what the server sent by itself: a change of what we look at, or what was published to all."""
         match push:
             case [b"pmessage" | b"message", *_, data]:
+                if self._names.legacy_fanout and self._is_twin(data):
+                    return
                 found = self._routes.queues_of(push[1].decode("utf-8", "replace"))
                 self._heard.extend((queue, data) for queue in found)
             case [b"invalidate", _]:
@@ -610,6 +569,15 @@ class RedisBroker:
                 return
         if self._bell is not None:
             self._bell.ring()
+
+    def _is_twin(self, data: bytes) -> bool:
+        """Tell whether *data* has come on another channel before: peers publish the same on both (PRT-132)."""
+        found = _TAG.search(data)
+        if found is None or found[1] not in self._twins:
+            if found is not None:
+                self._twins.append(found[1])
+            return False
+        return True
 
     # -- waiting
 
@@ -693,53 +661,16 @@ class RedisBroker:
 
     def sizes(self, queues: Iterable[str] | None = None) -> dict[str, QueueSize]:
         self._check_open()
-        names, link = self._names, self._link
-        known = [name.decode() for name in link.call(b"ZRANGE", names.own("queues"), 0, -1)]
-        wanted = sorted(known) if queues is None else list(dict.fromkeys(queues))
-        if not wanted:
-            return {}
-        now = self._server_time()
-        commands: list[tuple[Argument, ...]] = []
-        for queue in wanted:
-            commands += [(b"LLEN", key) for key in names.lists(queue)]
-            commands += [(b"ZCOUNT", names.delayed(queue), b"-inf", now), (b"ZCARD", names.delayed(queue))]
-            commands.append((b"LINDEX", names.lists(queue)[0], -1))
-        found = iter(link.pipeline(commands))
-        claimed = self._count_claimed()
-        sizes: dict[str, QueueSize] = {}
-        for queue in wanted:
-            waiting = sum(next(found) for _ in names.steps)
-            due, delayed, oldest = next(found), next(found), next(found)
-            heard = sum(name == queue for name, _ in self._heard)
-            held = claimed.get(queue, 0) + sum(name == queue for name, _ in self._local.values())
-            if queue in known or waiting or delayed or held:
-                sizes[queue] = QueueSize(
-                    ready=waiting + due + heard, delayed=delayed - due, claimed=held, oldest=self._age(oldest, now)
-                )
-        return sizes
-
-    def _count_claimed(self) -> dict[str, int]:
-        claimed: dict[str, int] = {}
-        unacked, index, *_ = self._turn_keys
-        tags = [tag.decode("utf-8", "replace") for tag in self._link.call(b"ZRANGE", index, 0, -1)]
-        foreign = []
-        for tag in tags:
-            if tag.count("|") >= 3:
-                queue = _queue_of(tag)
-                claimed[queue] = claimed.get(queue, 0) + 1
-            else:
-                foreign.append(tag)
-        for start in range(0, len(foreign), _CHUNK):
-            for entry in self._link.call(b"HMGET", unacked, *foreign[start : start + _CHUNK]):
-                for queue, _ in self._foreign(entry):
-                    claimed[queue] = claimed.get(queue, 0) + 1
-        return claimed
-
-    def _age(self, data: bytes | None, now: float) -> float | None:
-        if data is None:
-            return None
-        since = published(self._parcels.read(data, "", plain=True).envelope.delivery_tag)
-        return None if since is None else max(0.0, now - since)
+        return census.sizes(
+            self._link,
+            self._names,
+            self._parcels,
+            self._lost,
+            queues,
+            now=self._server_time(),
+            heard=Counter(queue for queue, _ in self._heard),
+            in_hand=Counter(queue for queue, _ in self._local.values()),
+        )
 
     def purge(self, queue: str) -> int:
         self._check_open()
@@ -776,27 +707,8 @@ class RedisBroker:
         self._check_open()
         return self._revoked.all(self._server_time())
 
-    def _is_revoked(self, seen: Seen) -> bool:
-        return self._revoked.holds(seen.envelope.message.id, published(seen.envelope.delivery_tag), self._now)
-
     def _ids_here(self) -> Iterator[str]:
-        """Yield the task ids of all messages that are here, in lists, delayed or in some hand."""
-        names, link = self._names, self._link
-        unacked, index, *_ = self._turn_keys
-
-        def messages() -> Iterator[bytes]:
-            for name in link.call(b"ZRANGE", names.own("queues"), 0, -1):
-                for key in names.lists(name.decode()):
-                    for start in range(0, link.call(b"LLEN", key), _CHUNK):
-                        yield from link.call(b"LRANGE", key, start, start + _CHUNK - 1)
-                yield from (member[1:] for member in link.call(b"ZRANGE", names.delayed(name.decode()), 0, -1))
-            tags = link.call(b"ZRANGE", index, 0, -1)
-            for start in range(0, len(tags), _CHUNK):
-                for entry in link.call(b"HMGET", unacked, *tags[start : start + _CHUNK]):
-                    yield from (data for _, data in self._foreign(entry))
-
-        for data in messages():
-            yield self._parcels.read(data, "", plain=True).envelope.message.id
+        return census.task_ids(self._link, self._names, self._parcels, self._lost)
 
     # -- the ledger
 
@@ -915,20 +827,6 @@ class RedisBroker:
 def _member(step: int, data: bytes) -> bytes:
     """Return a message as it lies in a delayed set: behind the place of its step."""
     return b"0123456789abcdefghijklmnopqrstuvwxyz"[step : step + 1] + data
-
-
-def _entry_tail(queue: str) -> str:
-    """Return the end of an entry of `unacked`: kombu puts it back by exchange and routing key."""
-    return f', "", {msgspec.json.encode(queue).decode()}]'
-
-
-def _envelope(entry: bytes, queue: str) -> bytes:
-    """Return what lies in an entry of ours."""
-    return entry[1 : len(entry) - len(_entry_tail(queue).encode())]
-
-
-def _queue_of(tag: str) -> str:
-    return tag.split("|", 3)[3]
 
 
 def _ready_chord(found: Sequence[bytes]) -> ReadyChord:

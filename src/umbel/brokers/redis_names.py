@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -14,6 +15,7 @@ from umbel.exceptions import ImproperlyConfigured
 __all__ = ["Names"]
 
 _STEPS: Final = (0, 3, 6, 9)
+_STRATEGIES: Final = ("round_robin", "sorted", "priority")
 _MOST_STEPS: Final = 36  # a delayed message bears its step as one digit to that base
 
 
@@ -29,6 +31,9 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     fanout_patterns: bool = True  # the routing key is part of the channel's name
     visibility_timeout: float = 3600.0  # seconds after which what a foreign worker holds is taken for lost
     restore_interval: float = 10.0  # seconds between two looks for such
+    restore_limit: int = 100  # of which so many are put back at each
+    strategy: str = "round_robin"  # `queue_order_strategy`: which queue is the first of those of one step
+    legacy_fanout: bool = False  # `sentinel_fanout_compat`: also on the channels of kombu's older Sentinel transport
     results_prefix: str = ""  # in front of the keys of results
 
     @classmethod
@@ -36,7 +41,7 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Return what `broker_transport_options` and `result_backend_transport_options` say.
 
         Raises:
-            ImproperlyConfigured: the priority steps are no sorted list of numbers.
+            ImproperlyConfigured: the priority steps are no sorted list of numbers, or there is no such strategy.
         """
         steps = options.get("priority_steps", _STEPS)
         if not isinstance(steps, list | tuple) or not steps or list(steps) != sorted(set(steps)):
@@ -46,6 +51,18 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             )
         if len(steps) > _MOST_STEPS:
             raise ImproperlyConfigured(f"priority_steps has {len(steps)} steps; {_MOST_STEPS} are possible")
+        strategy = options.get("queue_order_strategy") or "round_robin"
+        if strategy not in _STRATEGIES:
+            raise ImproperlyConfigured(
+                f"queue_order_strategy is {safe_repr(strategy, maxlen=100)}: it must be one of {', '.join(_STRATEGIES)}"
+            )
+        if not options.get("ack_emulation", True):
+            warnings.warn(
+                "the transport option ack_emulation=False is left out: umbel keeps a task on the server until it is "
+                "acknowledged, which costs it no round trip. If tasks shall rather be lost than run twice, say "
+                "task_acks_late=False.",
+                stacklevel=2,
+            )
         fanout = options.get("fanout_prefix", True)
         return cls(
             prefix=str(options.get("global_keyprefix") or ""),
@@ -57,6 +74,9 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             fanout_patterns=bool(options.get("fanout_patterns", True)),
             visibility_timeout=float(options.get("visibility_timeout", 3600.0)),
             restore_interval=float(options.get("unacked_restore_interval", 10.0)),
+            restore_limit=int(options.get("unacked_restore_limit") or 100),
+            strategy=strategy,
+            legacy_fanout=bool(options.get("sentinel_fanout_compat")),
             results_prefix=_with_separator(str((results or {}).get("global_keyprefix") or "")),
         )
 
@@ -103,10 +123,12 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         parts = stored.decode("utf-8", "replace").split(self.sep)
         return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None
 
-    def channel(self, database: int, exchange: str, routing_key: str) -> str:
-        """Return the channel of a fanout exchange (PRT-130)."""
-        name = self.prefix + self.fanout_prefix.replace("{db}", str(database)) + exchange
-        return f"{name}/{routing_key}" if routing_key and self.fanout_patterns else name
+    def channels(self, database: int, exchange: str, routing_key: str) -> tuple[str, ...]:
+        """Return the channel of a fanout exchange (PRT-130), and where that is wanted the older one (PRT-132)."""
+        filled = self.fanout_prefix.replace("{db}", str(database))
+        beginnings = dict.fromkeys((filled, self.fanout_prefix) if self.legacy_fanout else (filled,))
+        end = f"{exchange}/{routing_key}" if routing_key and self.fanout_patterns else exchange
+        return tuple(f"{self.prefix}{beginning}{end}" for beginning in beginnings)
 
     # -- ours
 

@@ -166,7 +166,8 @@ class Parcels:
             if pid != self._pid:
                 self._pid, self._node = pid, os.urandom(4).hex()
             self._sort, stamp = sort, f"{sort[0]:012x}"
-            self._begin = f"{stamp[:8]}-{stamp[8:]}-7{number >> 28 & 0xFFF:03x}-8{number >> 16 & 0xFFF:03x}-{self._node}"
+            high = f"7{number >> 28 & 0xFFF:03x}-8{number >> 16 & 0xFFF:03x}"
+            self._begin = f"{stamp[:8]}-{stamp[8:]}-{high}-{self._node}"
         return f"{self._begin}{number & 0xFFFF:04x}"
 
 

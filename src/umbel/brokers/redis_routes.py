@@ -32,11 +32,11 @@ class Routes:
 
     # -- out
 
-    def find(self, link: Link, route: Route) -> tuple[str | None, list[str]]:
-        """Return the channel that *route* means, or the queues that it reaches."""
+    def find(self, link: Link, route: Route) -> tuple[tuple[str, ...], list[str]]:
+        """Return the channels that *route* means, or the queues that it reaches."""
         names, exchange, key = self._names, route.exchange, route.routing_key
         if self._types.get(exchange) == "fanout":
-            return names.channel(self._database, exchange, key), []
+            return names.channels(self._database, exchange, key), []
         kind, found = link.pipeline(
             [(b"HGET", names.own("exchanges"), exchange), (b"SMEMBERS", names.bindings(exchange))]
         )
@@ -47,11 +47,11 @@ class Routes:
         if kind is not None:
             self._types[exchange] = type_
         if type_ == "fanout":
-            return names.channel(self._database, exchange, key), []
+            return names.channels(self._database, exchange, key), []
         reached = [
             queue for bound, _, queue in bindings if bound == key or (type_ == "topic" and topic_matches(bound, key))
         ]
-        return None, sorted(set(reached))
+        return (), sorted(set(reached))
 
     def lifetime(self, queue: str) -> float | None:
         """Return the seconds after which *queue* goes when it is not used; None = never."""
@@ -81,12 +81,13 @@ class Routes:
                 binding = names.read_binding(stored)
                 if binding is None or binding[2] not in queues:
                     continue
-                key, whole = binding[0], _escape(names.channel(self._database, exchange, ""))
+                key = binding[0]
                 # Celery's events use keys on fanout as a topic exchange does; without a pattern all keys are meant.
                 filtered = names.fanout_patterns and _WILD.search(key) is not None
-                patterns = [f"{whole}/{_escape(key).replace('#', '*')}"] if filtered else [whole, f"{whole}/*"]
-                for pattern in patterns:
-                    wanted.setdefault(pattern, []).append(binding[2])
+                ends = [f"/{_escape(key).replace('#', '*')}"] if filtered else ["", "/*"]
+                for channel in names.channels(self._database, exchange, ""):
+                    for end in ends:
+                        wanted.setdefault(_escape(channel) + end, []).append(binding[2])
         return {pattern: tuple(sorted(set(found))) for pattern, found in wanted.items()}
 
     def listen(self, link: Link, wanted: Mapping[str, tuple[str, ...]]) -> None:

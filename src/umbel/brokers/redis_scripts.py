@@ -26,7 +26,8 @@ TURN: Final = Script(
 -- dead ids, ready chords, and for each consumed queue the lists of its steps and its delayed set.
 -- ARGV: now, number of settlements, their tags, number of words of orders, orders (settlement, count, and that many
 -- times an operation), limit (-1: no claim), lease, steps, ready chords wanted, seconds by which the lease is longer
--- than what Celery's workers leave to others, and for each queue its name, tail of an unacked entry and tail of a tag.
+-- than what Celery's workers leave to others, whether queues share, and for each queue its name, tail of an unacked
+-- entry and tail of a tag.
 local unacked, index, leases = KEYS[1], KEYS[2], KEYS[3]
 local total = tonumber(ARGV[2])
 local held, refused, gone = {}, {}, {}
@@ -196,8 +197,8 @@ while at <= last do
 end
 
 local limit, lease, steps = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-local chords, beyond = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-at = at + 5
+local chords, beyond, fair = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), ARGV[at + 5] == '1'
+at = at + 6
 local answer = {stamp, refused, ready, false, false, false, false}
 if limit < 0 then return answer end
 
@@ -244,7 +245,7 @@ local claimed, count, left = {}, 0, limit
 for step = 0, steps - 1 do
   local filled = queues
   while left > 0 and #filled > 0 do
-    local share, still = math.max(1, math.floor(left / #filled)), {}
+    local share, still = fair and math.max(1, math.floor(left / #filled)) or left, {}
     for _, queue in ipairs(filled) do
       local want = math.min(share, left)
       if want > 0 then

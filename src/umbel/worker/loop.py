@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
-from umbel.brokers.base import Broker, Claim, Delivery, Lease, Release, Settlement
+from umbel.brokers.base import Broker, Claim, Delivery, Heir, Lease, Release, Settlement
 from umbel.brokers.ledger import ledger_of
 from umbel.exceptions import BackendError, OperationalError
 from umbel.execution.outcome import Outcome
@@ -110,8 +110,11 @@ class Connection:
 
     def renew(self) -> None:
         """Close what there is and open it again."""
+        predecessor = self.broker
         self.close()
         self.broker, self.settler = self.reopen()
+        if isinstance(self.broker, Heir):
+            self.broker.inherit(predecessor)
 
     def close(self) -> None:
         """Close both ends."""
