@@ -104,7 +104,7 @@ def test_modules_are_one_and_the_same(tmp_path):
         try:
             from celery.worker.request import create_request_cls
         except ImportError as exc:
-            assert "subclass of Task" in str(exc), exc
+            assert "subclass of umbel.worker.request.Request" in str(exc), exc
         """,
         tmp_path,
     )

@@ -180,16 +180,13 @@ ELSEWHERE: Final[dict[str, dict[str, str]]] = {
         "disable_untrusted_serializers": "umbel.app.security:disable_untrusted_serializers",
         "setup_security": "umbel.app.security:setup_security",
     },
-    "celery.worker.request": {
-        "Context": "umbel.app.task:Context",
-        "Request": "umbel.execution.request:Request",
-    },
+    "celery.worker.request": {"Context": "umbel.app.task:Context"},
 }
 """Names by module of Celery, and where umbel has them. A module that umbel has too gets those that it lacks there."""
 
 _NO_POOL: Final = "a pool is a word for 'worker_pool' (umbel.pools.kinds); write no subclass, let the worker make it"
 _NO_CONSUMER: Final = "a worker is a loop over values (umbel.worker.core); use signals, app.steps, or remote commands"
-_NO_DELIVERY_CLASS: Final = "what arrives is umbel.brokers.base.Delivery; use signals, or a subclass of Task"
+_NO_DELIVERY_CLASS: Final = "let the task name a subclass of umbel.worker.request.Request, which is told of deliveries"
 
 GONE: Final[dict[str, str]] = {
     "celery.app.autoretry": "autoretry_for is an option of @app.task",

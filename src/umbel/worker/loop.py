@@ -16,7 +16,7 @@ from umbel.brokers.base import Broker, Claim, Delivery, Heir, Lease, Release, Se
 from umbel.brokers.ledger import ledger_of
 from umbel.exceptions import BackendError, OperationalError
 from umbel.execution.outcome import Outcome
-from umbel.pools.base import Pool
+from umbel.pools.base import Interrupt, Pool
 from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
 from umbel.worker.core import WorkerState, is_over, next_timer, room, step
@@ -88,6 +88,9 @@ class Tasks(Protocol):
 
     def cancelled(self, delivery: Delivery) -> None:
         """Tell those who watch that this one was ended here and runs again elsewhere."""
+
+    def warned(self, delivery: Delivery) -> None:
+        """Tell those who watch that this one has reached its soft time limit."""
 
     def dropped(self, count: int, *, crashes: int) -> None:
         """Count so many lost leases, and so many crashes that will be tried again; some deliveries were given back."""
@@ -269,6 +272,8 @@ class Loop:
                 case Reserve():
                     self._reserve(order)
                 case InterruptJob():
+                    if order.how is Interrupt.SOFT and (held := self.state.held.get(order.tag)) is not None:
+                        self._tasks.warned(held.delivery)
                     self._pool.interrupt(order.tag, order.how, signal=order.signal)
                 case Withdraw():
                     tags = self._pool.withdraw(order.limit)

@@ -7,6 +7,7 @@ from typing import Any
 
 from umbel._time import parse_rate
 from umbel.worker.admit import Policy
+from umbel.worker.request import request_class
 
 __all__ = ["policies", "policy_of"]
 
@@ -25,7 +26,9 @@ def policy_of(task: Any, conf: Any, *, soft_limit: float | None, hard_limit: flo
         hard_limit=_first(task.time_limit, hard_limit),
         interval=_interval(_first(task.rate_limit, conf.task_default_rate_limit), conf),
         global_interval=_interval(getattr(task, "global_rate_limit", None), conf),
-        announce=announce or bool(_first(task.track_started, conf.task_track_started)),
+        announce=announce
+        or bool(_first(task.track_started, conf.task_track_started))
+        or request_class(task) is not None,
     )
 
 

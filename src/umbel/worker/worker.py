@@ -38,6 +38,7 @@ from umbel.worker.loop import Connection, Loop
 from umbel.worker.orders import Ending, Why
 from umbel.worker.os_signals import listening
 from umbel.worker.policies import policies
+from umbel.worker.request import Requests
 from umbel.worker.settle import Apart, Fused, Settler
 from umbel.worker.teller import Teller
 
@@ -312,6 +313,10 @@ class Worker:
         held = self.core.held
         return [(held[tag].delivery, held[tag].since) for tag in self.pool.info()["jobs"] if tag in held]
 
+    def held(self) -> list[Delivery]:
+        """Return what it holds; for the loop's thread."""
+        return [held.delivery for held in self.core.held.values()]
+
     @property
     def _running_loop(self) -> Loop:
         if self._loop is None:
@@ -453,6 +458,7 @@ class _Tasks:
         self._teller = worker.teller
         self._desk = worker.desk
         self._tells_sent = bool(worker.app.conf.task_send_sent_event)
+        self._requests = Requests(worker.app, worker.hostname, worker.aside, worker.held)
 
     def conclude(self, delivery: Delivery, why: Why, evidence: str) -> Outcome:
         message = delivery.message
@@ -487,12 +493,16 @@ class _Tasks:
         )
 
     def begun(self, delivery: Delivery, pid: int) -> Record | None:
+        if self._requests:
+            self._requests.begun(delivery, pid)
         if self._teller.enabled:
             self._teller.begun(delivery)
         return self._app.started_record(delivery, pid, self._hostname)
 
     def ended(self, endings: Sequence[Ending]) -> None:
         self._ledger.left(endings)
+        if self._requests:
+            self._requests.ended(endings)
         if self._teller.enabled:
             self._teller.ended(endings)
         if self._tells_sent:
@@ -503,6 +513,9 @@ class _Tasks:
     def cancelled(self, delivery: Delivery) -> None:
         if self._teller.enabled:
             self._teller.cancelled(delivery)
+
+    def warned(self, delivery: Delivery) -> None:
+        self._requests.warned(delivery)
 
     def dropped(self, count: int, *, crashes: int) -> None:
         self._ledger.lost_leases += count
@@ -528,6 +541,8 @@ class _Tasks:
                 # Without arguments: its body is not read here.
                 request = Request.of_delivery(delivery, (), {}, {}, hostname=self._hostname)
                 signals.task_received.send(sender=self, request=request)
+        if self._requests:
+            deliveries = self._requests.arrived(deliveries)
         stamps = self._desk.stamps
         if not stamps:
             return deliveries
