@@ -71,3 +71,15 @@ class Provider:
 )
 def test_one_database_for_both_is_recognised(broker, backend, fused):
     assert Umbel("proj", broker=broker, backend=backend, set_as_current=False).is_fused() is fused
+
+
+@pytest.mark.row("CFG-069", "TB-045")
+def test_the_connections_to_redis_are_limited_where_settings_say_so():
+    few = conf(broker_transport_options={"max_connections": 3}, redis_max_connections=7)
+
+    assert redis_settings.most_senders("redis://host", few) == (3, "max_connections")
+    assert redis_settings.most_senders("redis://host", conf()) == (10, "broker_pool_limit")
+    assert redis_settings.most_senders("amqp://host", few) == (10, "broker_pool_limit")
+    assert redis_settings.most_results_connections("redis://host", few) == 3  # of two each
+    assert redis_settings.most_results_connections("redis://host", conf()) is None
+    assert redis_settings.most_results_connections("sqlite:///file.db", few) is None

@@ -19,7 +19,10 @@ from umbel.brokers.redis_names import Names
 from umbel.contrib.testing.contracts.calls import call, finish, is_woken, lease_of, send, to
 from umbel.exceptions import BrokerUnavailable
 from umbel.wire.chord import ChordPart
+from umbel.wire.codecs import Codecs
 from umbel.wire.message import Message, Route
+from umbel.wire.record import Record
+from umbel.wire.result import ResultMeta, decode_meta, encode_meta
 from umbel.wire.topology import Binding, Exchange, QueueSpec, Topology
 
 pytestmark = pytest.mark.service("redis", "A")
@@ -360,6 +363,27 @@ def test_a_wake_up_that_comes_with_a_reply_is_not_lost(open_broker, what):
         if not found and count < rounds:
             assert is_woken(waiting), f"after {count} messages nobody woke us"
     thread.join()
+
+
+@pytest.mark.parametrize("first", ["SUCCESS", "FAILURE"])
+def test_of_compressed_results_too_nothing_replaces_a_success(service_url, eye, prefix, first):
+    names = Names.of({}, {"global_keyprefix": prefix})
+
+    def record(state, value):
+        meta = ResultMeta(task_id="1", status=state, result=value, traceback=None, children=[], date_done=None)
+        payload = encode_meta(meta, codecs=Codecs(), compression="zlib")
+        return Record(id="1", state=state, payload=payload, expires=100.0)
+
+    with closing(RedisBackend(parse_address(service_url("redis"), {}), names)) as backend:
+        backend.store([record(first, 1)])
+        backend.store([record("SUCCESS", 2)])
+        backend.store([record("FAILURE", 3)])
+
+        found = decode_meta(backend.fetch(["1"])["1"], codecs=Codecs(), accept=None)
+        assert (found.status, found.result) == ("SUCCESS", 1 if first == "SUCCESS" else 2)
+        assert all(0 < eye.ttl(key) <= 100 for key in eye.keys(f"{prefix}*"))
+        backend.forget(["1"])
+    assert eye.keys(f"{prefix}*") == []
 
 
 @pytest.mark.parametrize("heir", [False, True], ids=["itself", "another"])

@@ -21,7 +21,7 @@ from umbel import current, signals
 from umbel._clock import LamportClock
 from umbel._names import close_match, symbol_by_name, task_name, uuid
 from umbel._time import as_seconds, now, timezone_of
-from umbel.app import eager
+from umbel.app import eager, redis_settings
 from umbel.app.amqp import AMQP
 from umbel.app.builtins import add_builtin_tasks
 from umbel.app.chords import Chords
@@ -552,10 +552,12 @@ class Umbel:
     def sender(self) -> Sender:
         """The way out."""
         conf = self.conf
+        limit, setting = redis_settings.most_senders(self.broker_url(write=True), conf)
         lines = Connections(
             lambda: Line(self.open_broker(write=True)),
-            limit=conf.broker_pool_limit,
+            limit=limit,
             timeout=conf.broker_pool_acquire_timeout,
+            setting=setting,
         )
         policy = RetryPolicy.of(conf.task_publish_retry_policy) if conf.task_publish_retry else NO_RETRY
         return Sender(lines, timeout=conf.publish_timeout, policy=policy)
@@ -568,6 +570,7 @@ class Umbel:
             self.coder,
             expires=as_seconds(self.conf.result_expires) or None,
             count_chords=(self.conf.result_backend_transport_options or {}).get("count_chords", True),
+            limit=redis_settings.most_results_connections(self.backend_url(), self.conf),
         )
 
     def broker_url(self, *, write: bool = False) -> str:

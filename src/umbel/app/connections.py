@@ -30,16 +30,23 @@ class Connections(Generic[Kept]):
     """
 
     def __init__(
-        self, open: Callable[[], Kept], *, limit: int | None = None, timeout: float | None = None, keep: int = 10
+        self,
+        open: Callable[[], Kept],
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+        keep: int = 10,
+        setting: str = "broker_pool_limit",
     ) -> None:
         """Have at most *limit* (None or 0 = any number) in use; wait *timeout* seconds (None = for ever) for one.
 
-        At most *keep* are kept idle.
+        At most *keep* are kept idle. *setting* is the name under which people know the limit.
         """
         self._open = open
         self._keep = keep
         self.limit = limit or None
         self.timeout = timeout
+        self._setting = setting
         self._inherited: list[Any] = []  # never closed: closing would speak on the parent's connection
         self._closed = False
         self._idle: deque[Kept] = deque()
@@ -141,6 +148,6 @@ class Connections(Generic[Kept]):
             left = None if until is None else until - time.monotonic()
             if (left is not None and left <= 0) or not self._returned.wait(left):
                 raise OperationalError(
-                    f"all {limit} connections (setting 'broker_pool_limit') are in use, and none came back "
-                    f"within {self.timeout} s ('broker_pool_acquire_timeout')"
+                    f"all {limit} connections ({self._setting!r}) are in use, and none came back within "
+                    f"{self.timeout} s. Raise that limit, or use fewer threads at once."
                 )

@@ -8,11 +8,11 @@ from typing import Any
 
 from umbel._names import symbol_by_name
 from umbel._repr import mask_url
-from umbel.brokers.redis_address import Address, parse_address
+from umbel.brokers.redis_address import SCHEMES, Address, parse_address
 from umbel.brokers.redis_names import Names
 from umbel.exceptions import SecurityWarning
 
-__all__ = ["broker_address", "names", "results_address"]
+__all__ = ["broker_address", "most_results_connections", "most_senders", "names", "results_address"]
 
 
 def broker_address(url: str, options: Mapping[str, Any], conf: Any) -> Address:
@@ -60,3 +60,23 @@ def results_address(url: str, options: Mapping[str, Any], conf: Any) -> Address:
 def names(options: Mapping[str, Any], conf: Any) -> Names:
     """Return how keys are named by the broker's *options* and those of the result store."""
     return Names.of(options, (conf.result_backend_transport_options or {}) if conf is not None else {})
+
+
+def most_senders(url: str, conf: Any) -> tuple[int | None, str]:
+    """Return how many connections may send at once, and which setting says so."""
+    most = (conf.broker_transport_options or {}).get("max_connections")
+    limit = conf.broker_pool_limit
+    if most and _is_redis(url) and (not limit or int(most) < limit):
+        return int(most), "max_connections"
+    return limit, "broker_pool_limit"
+
+
+def most_results_connections(url: str | None, conf: Any) -> int | None:
+    """Return how many may use the result store at once; None = any number. Each has a connection to ask and to wait."""
+    options = conf.result_backend_transport_options or {}
+    most = options.get("max_connections") or conf.redis_max_connections
+    return max(1, int(most) // 2) if most and url is not None and _is_redis(url) else None
+
+
+def _is_redis(url: str) -> bool:
+    return url.partition("://")[0] in SCHEMES

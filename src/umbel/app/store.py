@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from umbel.app.coding import Coder
 from umbel.app.connections import Connections
@@ -18,6 +18,8 @@ from umbel.wire.record import Record
 
 __all__ = ["ResultStore"]
 
+_PATIENCE: Final = 30.0  # seconds to wait for one of a limited number of connections
+
 Meta = dict[str, Any]
 _Decode = Callable[[Mapping[str, bytes]], dict[str, Meta]]
 
@@ -26,14 +28,24 @@ class ResultStore:
     """Where an app's results are kept (``app.backend``); safe in every thread and after a fork."""
 
     def __init__(
-        self, open: Callable[[], Backend | None], coder: Coder, *, expires: float | None, count_chords: bool = True
+        self,
+        open: Callable[[], Backend | None],
+        coder: Coder,
+        *,
+        expires: float | None,
+        count_chords: bool = True,
+        limit: int | None = None,
     ) -> None:
         """Have *open* make connections; it returns None where results are not kept. *expires* is in seconds.
+
+        With a *limit* no more threads than that use the store at once, or wait for results; others wait for their turn.
 
         Without *count_chords* a task polls for each chord also where the store could count: Celery's workers cannot
         count there, except on Redis.
         """
-        self._connections: Connections[Backend] = Connections(lambda: _required(open()))
+        self._connections: Connections[Backend] = Connections(
+            lambda: _required(open()), limit=limit, timeout=_PATIENCE, setting="redis_max_connections"
+        )
         self._coder = coder
         self._expires = expires
         self._count_chords = count_chords

@@ -70,7 +70,8 @@ class RedisBackend:
         return found
 
     def forget(self, ids: Iterable[str]) -> None:
-        gone = [self._names.result(task_id) for task_id in ids]
+        keys = [self._names.result(task_id) for task_id in ids]
+        gone = [*keys, *(f"{key}.done" for key in keys)]  # the marks of compressed ones
         with self._use() as link:
             for start in range(0, len(gone), _CHUNK):
                 link.call(b"DEL", *gone[start : start + _CHUNK])

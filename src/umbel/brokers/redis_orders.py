@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from umbel.brokers.redis_link import Argument
+from umbel.states import SUCCESS
 from umbel.wire.chord import ChordPart, ChordSize
 from umbel.wire.record import Record
+from umbel.wire.result import is_compressed
 
 __all__ = ["Orders", "part_of_chord", "size_of_chord"]
 
@@ -90,6 +92,8 @@ class Orders:
     def record(self, key: str, record: Record) -> None:
         """Store a result, unless a success is there, and tell who waits for it."""
         self._add("R", key, milliseconds(record.expires), record.payload)
+        if record.state == SUCCESS and is_compressed(record.payload):
+            self._add("M", key, milliseconds(record.expires))
 
     def note(self, book: str, name: str, text: bytes | None) -> None:
         """Write an entry into a book, or strike it out."""

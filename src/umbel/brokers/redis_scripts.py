@@ -103,13 +103,21 @@ while at <= last do
       if ok then
         local new
         if a == '0' then new = call('SET', key, b, 'NX') else new = call('SET', key, b, 'PX', a, 'NX') end
-        if not new and not string.find(call('GETRANGE', key, 0, 39), 'SUCCESS', 1, true) then
+        local begin = not new and call('GETRANGE', key, 0, 39)
+        local kept = begin and (string.find(begin, 'SUCCESS', 1, true)
+          or string.byte(begin) == 0 and call('EXISTS', key .. '.done') == 1)  -- compressed: nobody can read it here
+        if not new and not kept then
           if a == '0' then call('SET', key, b) else call('SET', key, b, 'PX', a) end
           new = true
         end
         if new then call('PUBLISH', key, b) end
       end
       at = at + 4
+    elseif op == 'M' then                                  -- that record is a compressed SUCCESS: key, ms or 0
+      if ok then
+        if a == '0' then call('SET', key .. '.done', '') else call('SET', key .. '.done', '', 'PX', a) end
+      end
+      at = at + 3
     elseif op == 'Z' then                                  -- delay: set, unix seconds, member, consumers, list, message
       if ok then
         -- Only where somebody of ours consumes, for nobody else would look there. Celery holds such messages itself.

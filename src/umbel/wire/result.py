@@ -31,6 +31,7 @@ __all__ = [
     "encode_meta",
     "exception_from_data",
     "exception_to_data",
+    "is_compressed",
     "node_from_tuple",
     "node_to_tuple",
 ]
@@ -391,6 +392,11 @@ class _Meta(msgspec.Struct, kw_only=True):
 
 _DETAILS: Final = ("name", "args", "kwargs", "worker", "retries", "queue")
 _COMPRESSED: Final = b"\x00celery-compressed\x00"  # then the MIME name, a zero byte, the data
+
+
+def is_compressed(payload: bytes) -> bool:
+    """Tell whether nothing can be read in *payload* without decompressing it."""
+    return payload.startswith(_COMPRESSED)
 
 
 def _packed(body: bytes, compression: str | None) -> bytes:
