@@ -526,6 +526,36 @@ def test_who_hears_what_is_published_to_all_asks_little(open_broker, eye):
     assert [each.message.id for each in claim(reader)] == ["c2"]
 
 
+def test_a_worker_that_waits_asks_little_and_misses_nothing(open_broker, eye, prefix):
+    waiting, other = open_broker("q", "own"), open_broker("q")
+    waiting.fileno()
+    while claim(waiting) or is_woken(waiting, 0.1):
+        pass
+    before = commands_of(eye)
+
+    for _ in range(50):
+        assert waiting.settle((), Claim(limit=4, lease=30.0, owner="node-1", chords=10)).deliveries == ()
+
+    assert commands_of(eye) - before < 300  # two each, those inside of scripts too; and what else goes on meanwhile
+    send(other, "q", "1")
+    assert is_woken(waiting)
+    assert [each.message.id for each in claim(waiting)] == ["1"]
+    while claim(waiting) or is_woken(waiting, 0.1):
+        pass
+    send(other, "q", "2")
+    claim(other)
+    while claim(waiting) or is_woken(waiting, 0.1):
+        pass
+    (lease,) = [tag for tag in eye.zrange(f"{prefix}umbel.leases", 0, -1) if "node-1" in tag][-1:]
+    eye.zadd(f"{prefix}umbel.leases", {lease: 1})  # its holder has died, of which nobody tells
+    assert [each.crashes for each in claim(waiting)] == [1]
+
+
+def commands_of(eye):
+    """Return how many commands the server has carried out, each of a script counted."""
+    return sum(one["calls"] for name, one in eye.info("commandstats").items() if name.startswith("cmdstat_"))
+
+
 def test_one_event_is_one_command(open_broker, eye):
     broker = open_broker()
     broker.declare(Topology.of(Exchange("celeryev", "fanout")))

@@ -46,9 +46,9 @@ from umbel.wire.topology import Topology
 
 __all__ = ["RedisBroker"]
 
-_SEEN: Final = 10.0  # seconds after which we tell again that we consume; a silence of 30 means that we are gone
+_SEEN: Final = 14.0  # seconds after which we tell again that we consume; a silence of 30 means that we are gone
 _SWEEP: Final = 600.0  # seconds between two looks for names that nobody uses any more
-_REST: Final = 30.0  # seconds between two looks for what is published to all: the server says when something comes
+_REST: Final = 60.0  # seconds between two looks where nothing changed: the server says when something does
 _BLIND: Final = 0.1  # seconds between two looks where the server cannot tell us of changes
 _CHUNK: Final = 500
 _MOST_KNOWN: Final = 10_000
@@ -253,12 +253,14 @@ class RedisBroker:
             if orders.brings_work:
                 self._wake()
             return turn
-        if not settlements and claim.chords == 0 and self._nothing_came():
-            return Turn()
+        quiet = not settlements and self._nothing_came()
+        if quiet and claim.chords == 0 and self._routes.bring_all(self._consumed):
+            return Turn()  # what is published to all comes by itself, and is in nobody's hand before
         if self._consumed and not 0 <= time.monotonic() - self._told < _SEEN:
             self._tell()
-        self._lost.of_ours()
-        self._lost.of_foreigners(self._time())
+        moved = self._lost.of_ours() + self._lost.of_foreigners(self._time())
+        if quiet and not moved and self._nothing_is_due(claim.chords):
+            return Turn()
         deliveries: list[Delivery] = self._take_heard(claim.limit)
         try:
             found, turn = self._claim(orders, claim, claim.limit - len(deliveries), settlements)
@@ -276,17 +278,26 @@ class RedisBroker:
         return Turn(refused=turn.refused, deliveries=tuple(deliveries), ready=turn.ready)
 
     def _nothing_came(self) -> bool:
-        """Tell, without asking the server, that there is nothing to claim: what is published to all comes by itself."""
+        """Tell, without asking the server, that our queues have not changed since the last look, nor come due."""
         bell = self._bell
         if bell is None or self._blind or not 0 <= time.monotonic() - self._asked < _REST:
             return False
         self._link.drain()
-        if self._changed or self._ready or self._heard or not self._routes.bring_all(self._consumed):
+        if self._changed or self._ready or self._heard:
             return False
         if self._delayed_due is not None and float(self._delayed_due) <= self._time():
             return False
         bell.silence()
         return not bell.is_heard()
+
+    def _nothing_is_due(self, chords: int) -> bool:
+        """Tell whether no lease has run out and, if they are wanted, no chord is left: of these nobody tells us."""
+        keys = (self._turn_keys[2], self._turn_keys[9]) if chords else (self._turn_keys[2],)
+        firsts = self._link.pipeline([(b"ZRANGE", key, 0, 0, b"WITHSCORES") for key in keys])
+        lease, *_ = moments = [float(found[0][1]) if found else None for found in firsts]
+        self._note_due(lease)
+        now = self._time()
+        return not self._changed and all(moment is None or moment > now for moment in moments)
 
     def _claim(
         self, orders: Orders, claim: Claim, limit: int, settlements: Sequence[Settlement]

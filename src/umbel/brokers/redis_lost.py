@@ -58,9 +58,12 @@ class Lost:
             words += self._words(tag, entry, f"lost by {owner}: its lease was not renewed")
         self._give_back(words, self._leases, 0.0)
 
-    def of_ours(self) -> None:
-        """Put back at once what claims took whose answers never came; nobody has seen it, so nothing is counted."""
-        link = self._link
+    def of_ours(self) -> int:
+        """Put back at once what claims took whose answers never came, and return how much that was.
+
+        Nobody has seen it, so no crash is counted.
+        """
+        link, moved = self._link, 0
         while self.unanswered:
             nonce, after = self.unanswered[-1]
             mark = f"|{nonce}|".encode()
@@ -74,27 +77,30 @@ class Lost:
                     for tag, entry in zip(some, entries, strict=True)
                     for word in self._words(tag.decode(), entry, None)
                 ]
-                self._give_back(words, self._leases, _ANY_AGE)
+                moved += self._give_back(words, self._leases, _ANY_AGE)
             self.unanswered.pop()
+        return moved
 
-    def of_foreigners(self, now: float) -> None:
-        """Put back what Celery's workers have held beyond the visibility timeout, as they do among themselves."""
+    def of_foreigners(self, now: float) -> int:
+        """Put back what Celery's workers have held beyond the visibility timeout, as they do among themselves.
+
+        Return how much that was.
+        """
         names = self._names
         if 0 <= now - self._restored < names.restore_interval:
-            return
+            return 0
         self._restored = now
         limit = now - names.visibility_timeout
         tags = self._link.call(b"ZRANGEBYSCORE", self._index, b"-inf", limit, b"LIMIT", 0, names.restore_limit)
         if not tags:
-            return
+            return 0
         words: list[Argument] = []
         for tag, entry in zip(tags, self._link.call(b"HMGET", self._unacked, *tags), strict=True):
             found = self.foreign(entry)
             if found:
                 queue, data = found[0]
                 words += (tag, self._key(queue, data), self._parcels.give_back(data))
-        if words:
-            self._give_back(words, self._index, names.visibility_timeout)
+        return self._give_back(words, self._index, names.visibility_timeout) if words else 0
 
     def foreign(self, entry: bytes | None) -> list[tuple[str, bytes]]:
         """Return queue and envelope of an entry of `unacked`, for each queue it belongs to."""
@@ -128,9 +134,9 @@ class Lost:
         priority = self._parcels.read(data, "", plain=True).envelope.message.priority
         return self._names.lists(queue)[self._names.step(priority)]
 
-    def _give_back(self, words: Sequence[Argument], judge: str, silence: float) -> None:
+    def _give_back(self, words: Sequence[Argument], judge: str, silence: float) -> int:
         keys = (self._unacked, self._index, self._leases, judge)
-        self._link.run(GIVE_BACK, keys, self._given_time(), silence, *words)
+        return int(self._link.run(GIVE_BACK, keys, self._given_time(), silence, *words))
 
 
 def tail_of_entry(queue: str) -> str:
