@@ -13,7 +13,6 @@ import msgspec
 
 from umbel.brokers.amqp_address import Dialling
 from umbel.brokers.amqp_delays import Delays
-from umbel.brokers.amqp_doorbell import Doorbell
 from umbel.brokers.amqp_graves import Graves
 from umbel.brokers.amqp_leases import Leases
 from umbel.brokers.amqp_link import ChannelClosed, Link, connect, refusal
@@ -35,6 +34,7 @@ from umbel.brokers.base import (
     Settlement,
     Turn,
 )
+from umbel.brokers.doorbell import Doorbell
 from umbel.exceptions import BrokerUnavailable, PublishTimeout
 from umbel.wire import amqp
 from umbel.wire.delayed import delay_topology, delayed_route, target_topology
@@ -157,6 +157,7 @@ class AmqpBroker:
         for record in self._taps.leave(link, [name for name in self._consumed if name not in names]):
             link.send(amqp.nack(CHANNEL, record.number))
         self._consumed = names
+        self._doorbell.listen(link.fileno())
         self._doorbell.ring()
 
     def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Turn:
@@ -207,7 +208,6 @@ class AmqpBroker:
         self._check_open()
         if self._consumed:
             link = self._receiving()
-            self._doorbell.listen(link)
             if link.inbox or self._taps.leftover:  # it came while we waited for something else
                 self._doorbell.ring()
         return self._doorbell.fileno()

@@ -26,9 +26,9 @@ from umbel.brokers.base import (
     Settlement,
     Turn,
 )
+from umbel.brokers.doorbell import Doorbell
 from umbel.brokers.ledger import Note
 from umbel.brokers.redis_address import Address
-from umbel.brokers.redis_bell import Bell
 from umbel.brokers.redis_dead import Graves
 from umbel.brokers.redis_link import Argument, Link, LinkLost
 from umbel.brokers.redis_lost import Lost, envelope_of, queue_of, tail_of_entry
@@ -106,7 +106,7 @@ class RedisBroker:
         self._pid = os.getpid()
         self._consumed: tuple[str, ...] = ()
         self._turned = 0  # claims, for going round the queues
-        self._bell: Bell | None = None  # made when somebody asks for the descriptor; a sender needs none
+        self._bell: Doorbell | None = None  # made when somebody asks for the descriptor; a sender needs none
         self._blind = False  # the server does not tell us of changes
         self._changed = True  # what we know of the next due time is old
         self._due: float | None = None  # unix seconds
@@ -274,7 +274,7 @@ class RedisBroker:
             # A change that was told behind our look must not be silenced with the earlier ones.
             changed = self._changed and not self._blind
             ready = self._heard or self._ready or changed or len(deliveries) >= claim.limit
-            (self._bell.ring if ready else self._bell.silence)()
+            (self._bell.ring if ready else self._bell.rest)()
         return Turn(refused=turn.refused, deliveries=tuple(deliveries), ready=turn.ready)
 
     def _nothing_came(self) -> bool:
@@ -287,7 +287,7 @@ class RedisBroker:
             return False
         if self._delayed_due is not None and float(self._delayed_due) <= self._time():
             return False
-        bell.silence()
+        bell.rest()
         return not bell.is_heard()
 
     def _nothing_is_due(self, chords: int) -> bool:
@@ -596,7 +596,7 @@ class RedisBroker:
         self._check_open()
         if self._bell is None:
             self._link.close()  # the next one asks the server to tell us of changes
-            self._bell = Bell()
+            self._bell = Doorbell()
             self._link.open()
             if self._consumed:
                 self._look()
@@ -649,7 +649,7 @@ class RedisBroker:
         self._revoked.forget()
         if self._bell is None:
             return
-        self._bell.watch(link.fileno())
+        self._bell.listen(link.fileno())
         try:
             link.call(b"CLIENT", b"TRACKING", b"ON", b"OPTIN", b"NOLOOP")
             self._blind = False

@@ -1,4 +1,4 @@
-"""One descriptor that is readable when the link has something, or when we know that there is more."""
+"""Be readable while something rings, or while a connection has something to say."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import os
 import selectors
 from typing import Any
 
-from umbel.brokers.amqp_link import Link
-
 __all__ = ["Doorbell"]
 
 
 class Doorbell:
-    """Made of nothing until somebody asks for the descriptor; used by one thread."""
+    """One descriptor for a selector; made of nothing until it is needed, and used by one thread."""
 
     def __init__(self) -> None:
         self._ringing = False
         self._pipe: tuple[int, int] | None = None
-        self._selector: Any = None  # the kernel's own: its descriptor can stand in another selector
-        self._heard: int | None = None
+        self._selector: Any = None  # epoll or kqueue, whose own descriptor can stand in another selector
+        self._heard = -1
 
     def fileno(self) -> int:
-        if self._selector is None:
+        if self._pipe is None:
             self._pipe = os.pipe()
             self._selector = selectors.DefaultSelector()
             self._selector.register(self._pipe[0], selectors.EVENT_READ)
@@ -29,12 +27,16 @@ class Doorbell:
                 os.write(self._pipe[1], b"!")
         return int(self._selector.fileno())
 
-    def listen(self, link: Link) -> None:
-        """Be readable when *link* is."""
+    def listen(self, descriptor: int) -> None:
+        """Be readable when *descriptor* is, a connection's, instead of the earlier one's."""
         self.fileno()
-        if self._heard is None:
-            self._heard = link.fileno()
-            self._selector.register(self._heard, selectors.EVENT_READ)
+        if self._heard >= 0:
+            try:
+                self._selector.unregister(self._heard)
+            except (KeyError, OSError):
+                pass  # it was closed, which ends the watching of it
+        self._heard = descriptor
+        self._selector.register(descriptor, selectors.EVENT_READ)
 
     def ring(self) -> None:
         """Be readable until `rest`."""
@@ -44,15 +46,19 @@ class Doorbell:
                 os.write(self._pipe[1], b"!")
 
     def rest(self) -> None:
-        """Be readable no longer for what is known."""
+        """Be readable no longer but for what the connection says."""
         if self._ringing:
             self._ringing = False
             if self._pipe is not None:
                 os.read(self._pipe[0], 1)
 
+    def is_heard(self) -> bool:
+        """Tell whether the descriptor is readable now."""
+        return self._selector is not None and bool(self._selector.select(0))
+
     def close(self) -> None:
         """Let go of the descriptors."""
-        if self._selector is not None and self._pipe is not None:
+        if self._pipe is not None:
             self._selector.close()
             for each in self._pipe:
                 os.close(each)
