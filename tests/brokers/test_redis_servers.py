@@ -449,6 +449,8 @@ def double(number):
     return 2 * number
 """
 
+_BODY = b'[[1], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+
 
 def test_a_worker_outlives_its_server_says_so_in_two_lines_and_loses_nothing(servers, tmp_path):
     lasting = ("--appendonly", "yes", "--appendfsync", "always")
@@ -493,12 +495,11 @@ def test_a_worker_outlives_its_server_says_so_in_two_lines_and_loses_nothing(ser
 
 def send_doubles(url, sending, accepted):
     """Send one task after the other while *sending* is set; note which the broker took."""
-    body = b'[[1], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
     number = 0
     with open_broker(url) as broker:
         while sending.is_set():
             number += 1
-            message = Message(id=f"{number}", task="proj.double", body=body)
+            message = Message(id=f"{number}", task="proj.double", body=_BODY)
             try:
                 broker.publish([Publication(message=message, route=Route("", "celery"))])
             except OperationalError:
@@ -517,7 +518,7 @@ def test_many_tasks_leave_no_keys_channels_or_connections(servers, tmp_path):
         clients = len(link.call("CLIENT", "LIST").splitlines())
         with (tmp_path / "log").open("wb") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "umbel", "-A", "proj", "worker", "-P", "threads", "-c", "4", "-l", "WARNING"],
+                [sys.executable, "-m", "umbel", "-A", "proj", "worker", "-P", "solo", "-l", "WARNING"],
                 env=os.environ | {"BROKER": url},
                 cwd=tmp_path,
                 stdout=log,
@@ -527,13 +528,16 @@ def test_many_tasks_leave_no_keys_channels_or_connections(servers, tmp_path):
             app = Umbel("proj", broker=url, backend=url, set_as_current=False)
             double = app.signature("proj.double")
             ignored = double.clone((1,)).set(ignore_result=True)
-            for _ in range(10):
-                group(*[ignored] * 1000).apply_async()
+            group(*[ignored] * 5000).apply_async()
+            message = Message(id="1", task="proj.double", body=_BODY, ignore_result=True)
+            with open_broker(url) as broker:
+                for _ in range(95):
+                    broker.publish([Publication(message=message, route=Route("", "celery"))] * 1000)
             kept = [group([double.clone((number,)) for number in range(100)]).apply_async() for _ in range(5)]
-            assert [result.get(timeout=50) for result in kept] == [[2 * number for number in range(100)]] * 5
+            assert [result.get(timeout=100) for result in kept] == [[2 * number for number in range(100)]] * 5
             body = chord([double.clone((number,)) for number in range(50)], app.signature("proj.double")).apply_async()
-            assert len(body.get(timeout=50)) == 100
-            wait_until(lambda: not link.call("EXISTS", "celery", "unacked"), "all tasks to be done", patience=50.0)
+            assert len(body.get(timeout=100)) == 100
+            wait_until(lambda: not link.call("EXISTS", "celery", "unacked"), "all tasks to be done", patience=100.0)
             app.close()
         finally:
             worker.terminate()
