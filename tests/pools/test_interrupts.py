@@ -1,6 +1,7 @@
 import os
 import random
 import signal
+import sys
 import threading
 import time
 
@@ -28,6 +29,26 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.0005)
+
+
+def test_after_a_strike_a_debugger_may_trace_the_thread():
+    slot, begun = Slot(), threading.Event()
+
+    def job(_argument):
+        begun.set()
+        spin_until(threading.Event())
+
+    threading.Thread(target=lambda: begun.wait() and slot.strike(7, Terminated)).start()
+    with pytest.raises(Terminated):
+        slot.run(7, job, None)
+
+    lines, before = [], sys.gettrace()
+    sys.settrace(lambda *event: lines.append(event))
+    try:
+        wait_for(lambda: True)  # for ever, if the interpreter still looked for an exception to raise
+    finally:
+        sys.settrace(before)
+    assert lines
 
 
 def test_a_strike_is_raised_inside_the_job():

@@ -150,4 +150,4 @@ def at_each_step(act: Callable[[int], None], begin: str) -> None:
         return on_line
 
     sys.settrace(on_call)
-    threading.settrace(on_call)  # solo's loop has a thread of its own
+    threading.settrace(on_call)  # a second thread of solo leads its loop while jobs take their time

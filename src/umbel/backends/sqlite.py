@@ -9,12 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-import msgspec
-
 from umbel.backends.base import BackendFeatures
 from umbel.brokers.sqlite_chords import HAS_READY, close_chord, count_parts, open_chords, take_ready
 from umbel.brokers.sqlite_file import Database, Location
-from umbel.brokers.sqlite_results import Sweeper, ring_results, store_records
+from umbel.brokers.sqlite_results import Sweeper, read_news, ring_results, store_records
 from umbel.brokers.wakeup import RESULTS, Bell, interest
 from umbel.exceptions import BackendError, OperationalError
 from umbel.wire.chord import ChordPart, ChordSize, ReadyChord
@@ -26,8 +24,6 @@ _TIDY: Final = 5.0  # seconds between two looks for expired records when little 
 _TIDY_PATIENCE: Final = 0.05  # seconds to wait for other writers for what could as well be done later
 _CHUNK: Final = 500  # ids in one statement
 _POLL: Final = 0.02  # seconds between two looks where nobody can wake us
-
-_decode_ids: Final = msgspec.msgpack.Decoder(list[str]).decode
 
 
 class SqliteBackend:
@@ -43,6 +39,7 @@ class SqliteBackend:
         self._sweeper = Sweeper()
         self._tidied = clock()
         self._spare: list[Bell] = []  # of waits that ended; a program mostly waits for one task after the other
+        self._told: dict[str, bytes] = {}  # what a watch was woken with, until it is fetched
         self._pid = os.getpid()
 
     def store(self, records: Sequence[Record]) -> None:
@@ -53,13 +50,14 @@ class SqliteBackend:
             database.write(store_records, records, now)
             self._sweeper.count(len(records))
             if database.board is not None:
-                ring_results(database.board, [record.id for record in records])
+                ring_results(database.board, records)
             if self._sweeper.is_urgent or not 0 <= now - self._tidied < _TIDY:
                 self._tidy(now)
 
     def fetch(self, ids: Collection[str]) -> dict[str, bytes]:
-        wanted = list(ids)
-        found: dict[str, bytes] = {}
+        told = self._told
+        found = {task_id: told.pop(task_id) for task_id in ids if task_id in told} if told else {}
+        wanted = [task_id for task_id in ids if task_id not in found]
         with self._use() as database:
             for start in range(0, len(wanted), _CHUNK):
                 some = wanted[start : start + _CHUNK]
@@ -75,7 +73,7 @@ class SqliteBackend:
 
     def watch(self, ids: Collection[str]) -> SqliteWatch:
         with self._use() as database:
-            return SqliteWatch(database, frozenset(ids), self._spare)
+            return SqliteWatch(database, frozenset(ids), self._spare, self._told)
 
     def save_group(self, group_id: str, payload: bytes, *, expires: float | None = None) -> None:
         until = None if expires is None else self._clock() + expires
@@ -159,10 +157,12 @@ class SqliteBackend:
 class SqliteWatch:
     """A caller's wait for some tasks."""
 
-    def __init__(self, database: Database, ids: frozenset[str], spare: list[Bell]) -> None:
+    def __init__(self, database: Database, ids: frozenset[str], spare: list[Bell], told: dict[str, bytes]) -> None:
+        """Wait for *ids*, put what else wakes us into *told*, and leave the bell to *spare*."""
         self._database = database
         self._ids = ids
         self._spare = spare
+        self._told = told
         self._pid = os.getpid()
         self._bell: Bell | None = spare.pop() if spare else Bell(database.board, RESULTS)
         self._bell.drain()
@@ -193,6 +193,7 @@ class SqliteWatch:
 
     def close(self) -> None:
         bell, self._bell = self._bell, None
+        self._told.clear()  # it may be forgotten meanwhile
         if bell is None:
             return
         if bell.deaf or self._pid != os.getpid() or len(self._spare) >= 1:
@@ -203,13 +204,15 @@ class SqliteWatch:
 
     def _changed(self, bell: Bell) -> set[str]:
         datagrams, lost = bell.drain()
-        changed: set[str] = set()
+        news: dict[str, bytes | None] = {}
         for datagram in datagrams:
             if not datagram:
                 lost = True
             else:
-                changed.update(_decode_ids(datagram))
-        return set(self._ids) if lost else changed & self._ids
+                news.update(read_news(datagram))
+        changed = news.keys() & self._ids
+        self._told.update({task_id: payload for task_id in changed if (payload := news[task_id]) is not None})
+        return set(self._ids) if lost else changed
 
     def _poll(self) -> set[str]:
         version = self._look()

@@ -263,7 +263,7 @@ class SqliteBroker:
         """Wake who waits for the results of these."""
         board = self._database.board
         if board is not None:
-            ring_results(board, [record.id for each in settlements for record in each.records])
+            ring_results(board, [record for each in settlements for record in each.records])
 
     # -- exchanges and queues
 

@@ -19,7 +19,7 @@ from umbel.wire.topology import match
 
 __all__ = ["PUBLISH_ONE", "Mover", "View", "Wish", "drop_stale", "purge", "sizes"]
 
-_LOOK: Final = 0.05  # seconds between two looks for due and lapsed messages while the queue is full anyway
+_LOOK: Final = 0.05  # seconds between two looks for due and lapsed messages while others are there anyway
 _PROMOTED: Final = 500  # at most so many of each at a look
 
 _CARRIED: Final = "token, crashes, evidence, big, message"
@@ -254,8 +254,8 @@ class Mover:
         if has_looked:
             self._look(view, wish)
         rows = self._take(view, wish, claim, claim.limit)
-        if len(rows) < claim.limit and not has_looked and self._look(view, wish):
-            rows += self._take(view, wish, claim, claim.limit - len(rows))
+        if not rows and not has_looked and self._look(view, wish):
+            rows = self._take(view, wish, claim, claim.limit)
         return rows
 
     def _look(self, view: View, wish: Wish) -> int:

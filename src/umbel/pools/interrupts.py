@@ -18,12 +18,13 @@ SOFT_SIGNAL: Final = signal.SIGUSR1
 
 _set_async_exc: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
-_clear_async_exc: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
-    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
-)
 
 _STRIKING: Final = 1
 _STRUCK: Final = 2
+
+
+class _Calm(BaseException):
+    """Nothing: it arrives, and is forgotten."""
 
 
 class Slot:
@@ -75,9 +76,16 @@ class Slot:
     def _calm(self) -> None:
         while self._struck == _STRIKING:
             time.sleep(0.0002)
-        for _ in range(2):
-            pass  # jumping back lets an exception that is on its way arrive here
-        _clear_async_exc(self._thread, None)
+        try:
+            for _ in range(2):
+                pass  # jumping back lets an exception that is on its way arrive here
+            # What has not is replaced. By one that arrives: after one that is only taken back the interpreter looks for
+            # it for ever, and 3.11 does nothing else once somebody traces.
+            _set_async_exc(self._thread, _Calm)
+            for _ in range(2):
+                pass
+        except _Calm:
+            pass
         self._struck = 0
 
 

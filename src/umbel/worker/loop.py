@@ -128,7 +128,7 @@ class Connection:
 class Loop:
     """Runs a worker until it is over.
 
-    Used by one thread; `post` may be called from any thread and from OS signal handlers.
+    Used by one thread at a time; `post` may be called from any thread and from OS signal handlers.
     """
 
     def __init__(self, *, connection: Connection, pool: Pool, state: WorkerState, tasks: Tasks, owner: str) -> None:
@@ -198,14 +198,27 @@ class Loop:
     def run(self) -> None:
         """Work until the core says that it is over and all is settled."""
         try:
-            while not self._is_over():
-                self._turn()
+            self.lead(_never)
         finally:
-            self._has_ended = True
-            self._refuse_questions()
-            self._selector.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            self.close()
+
+    def lead(self, until: Callable[[], bool]) -> bool:
+        """Work until it is over, and return True; or until *until* says so after a turn, and return False."""
+        while not self._is_over():
+            self._turn()
+            if not self._is_over():
+                if until():
+                    return False
+                self._wait()
+        return True
+
+    def close(self) -> None:
+        """Let go of what it waits with, after the last turn."""
+        self._has_ended = True
+        self._refuse_questions()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
 
     def _turn(self) -> None:
         receipts = self._pool.collect()
@@ -220,8 +233,6 @@ class Loop:
         while self._questions:
             _answer(*self._questions.popleft())
         self._exchange(now)
-        if not self._is_over():
-            self._wait()
 
     def _is_over(self) -> bool:
         if not is_over(self.state):
@@ -344,8 +355,8 @@ class Loop:
     def _fire(self, ready: Sequence[ReadyChord], now: float) -> None:
         """Send the bodies of complete chords now; who dies before leaves them to whoever looks next."""
         while ready:
-            self._unsettled += [self._tasks.fire(each) for each in ready]
             try:
+                self._unsettled += [self._tasks.fire(each) for each in ready]
                 turn = self._connection.settler.exchange(self._unsettled, None)
             except (OperationalError, BackendError) as exc:
                 self._lose(exc, now)
@@ -537,6 +548,10 @@ class Loop:
         if self._listening is not None:
             self._selector.unregister(self._listening)
             self._listening = None
+
+
+def _never() -> bool:
+    return False
 
 
 def _answer(question: Callable[[], Any], answer: Future[Any]) -> None:

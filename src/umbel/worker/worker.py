@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -368,7 +367,10 @@ class Worker:
                 self._on_ready(self)
             self.desk.start()
             if isinstance(self.pool, SoloPool):
-                self._run_solo(self.pool, self._loop)
+                try:
+                    self.pool.run(self._loop.lead)
+                finally:
+                    self._loop.close()
             else:
                 self._loop.run()
         finally:
@@ -376,24 +378,6 @@ class Worker:
             self.desk.stop()
             self.aside.stop(_FAREWELL)
             connection.close()
-
-    def _run_solo(self, pool: SoloPool, loop: Loop) -> None:
-        failed: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                loop.run()
-            except BaseException as exc:  # noqa: BLE001 - it is raised again, in the thread that called `start`
-                failed.append(exc)
-            finally:
-                pool.stop(0.0)
-
-        thread = threading.Thread(target=work, name="umbel-loop", daemon=True)
-        thread.start()
-        pool.run()
-        thread.join()
-        if failed:
-            raise failed[0]
 
     # -- the broker
 
