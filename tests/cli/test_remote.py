@@ -52,6 +52,20 @@ def test_status_shows_who_is_there(run, node):
     assert run("-q", "status", *TO).out == "w1@host: OK\n"
 
 
+@pytest.mark.row("CLI-115")
+def test_graph_draws_workers_that_answer(run, node):
+    assert '"w1@host slot 1" -> "w1@host"' in run("graph", "workers", *TO).out
+
+
+@pytest.mark.row("CLI-022", "CLI-115")
+def test_graph_of_a_broker_that_is_away(run, app, monkeypatch):
+    def away(*_, **__):
+        raise BrokerUnavailable("gone")
+
+    monkeypatch.setattr(app.control, "broadcast", away)
+    assert run("graph", "workers").code == 69
+
+
 @pytest.mark.row("CLI-021", "CLI-098")
 def test_nobody_answers(run, app):
     for words in (("status",), ("inspect", "ping"), ("control", "heartbeat")):

@@ -27,7 +27,7 @@ from umbel.exceptions import ImproperlyConfigured
 from umbel.wire.codecs import Codecs
 from umbel.wire.protocol import MessageReader
 
-__all__ = ["Site", "has_columns", "make_replies", "open_backend", "open_broker", "same_server"]
+__all__ = ["Site", "dialling", "has_columns", "make_replies", "open_backend", "open_broker", "same_server"]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,11 +81,12 @@ def _sqlite_backend(url: str, site: Site) -> Backend:
 def _amqp_broker(url: str, site: Site) -> Broker:
     amqp = _load("brokers.amqp")
     options = amqp.AmqpOptions.of(site.options, site.conf.broker_native_delayed_delivery_queue_type)
-    broker: Broker = amqp.AmqpBroker(_dialling(url, site), site.reader, options=options)
+    broker: Broker = amqp.AmqpBroker(dialling(url, site), site.reader, options=options)
     return broker
 
 
-def _dialling(url: str, site: Site) -> Any:
+def dialling(url: str, site: Site) -> Any:
+    """Return how to reach the RabbitMQ at *url* (a `brokers.amqp_address.Dialling`)."""
     conf = site.conf
     return _load("brokers.amqp_address").dialling(
         url,
@@ -110,13 +111,13 @@ def make_replies(broker_url: str, site: Site) -> Any:
             "name another result_backend"
         )
     expires = as_seconds(site.conf.result_expires) or None
-    return _load("backends.rpc").Replies(_dialling(broker_url, site), expires=expires)
+    return _load("backends.rpc").Replies(dialling(broker_url, site), expires=expires)
 
 
 def _rpc_backend(url: str, site: Site) -> Backend:
     codec = site.codecs.codec(site.conf.result_serializer)
     backend: Backend = _load("backends.rpc").RpcBackend(
-        _dialling(site.broker_url, site),
+        dialling(site.broker_url, site),
         site.replies,
         content=(codec.content_type, codec.content_encoding),
         persistent=bool(site.conf.result_persistent),

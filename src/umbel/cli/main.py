@@ -42,6 +42,18 @@ _COMMANDS: Final = {
     "resume": ("umbel.cli.resume", "Let workers take tasks from queues again."),
     "events": ("umbel.cli.events", "Watch a cluster by its events."),
     "report": ("umbel.cli.report", "Print what a bug report needs."),
+    "migrate": ("umbel.cli.migrate", "Copy what waits at one broker to another, or move it."),
+    "shell": (
+        "umbel.cli.shell",
+        "Open a Python shell with the app (app, celery), its tasks, and what composes them.",
+    ),
+    "graph": (
+        "umbel.cli.graph",
+        "Draw a cluster, or the steps of a worker, as Graphviz reads it: umbel graph workers | dot -Tsvg.",
+    ),
+    "logtool": ("umbel.cli.logtool", "Read logs of workers, given as files or on the standard input."),
+    "amqp": ("umbel.cli.amqp", "Speak AMQP with RabbitMQ, one method at a time, or many in a repl."),
+    "upgrade": ("umbel.cli.upgrade", "Change files to what is written today."),
 }
 _PLUGINS: Final = ("umbel.commands", "celery.commands")  # entry points that add commands
 _UNEXPECTED: Final = 1  # exit code

@@ -198,7 +198,6 @@ GONE: Final[dict[str, str]] = {
     "celery.backends": "name a store by the URL in 'result_backend'; a new one implements umbel.backends.base.Backend",
     "celery.bin": "commands are click commands in umbel.cli; add yours by the entry point group 'umbel.commands'",
     "celery.concurrency": _NO_POOL,
-    "celery.contrib.migrate": "'umbel dead retry' and 'umbel migrate' move messages",
     "celery.contrib.rdb": "use breakpoint() in the pool 'solo', or debugpy",
     "celery.contrib.testing": "use umbel.contrib.pytest, umbel.contrib.testing.worker and umbel.contrib.testing.app",
     "celery.events.cursesmon": "use 'umbel events'",
