@@ -8,6 +8,8 @@ from umbel import Umbel
 from umbel.canvas.call import Call, Opening
 from umbel.wire.chord import ChordSize
 
+MEMBERS = [(("a", None), None), (("b", None), None)]
+
 
 def app_with(**settings):
     return Umbel("chords", broker="memory://", backend="memory://", set_as_current=False, **settings)
@@ -27,7 +29,7 @@ def test_unfinished_counts_are_kept_as_long_as_the_settings_say(settings, second
     chords = app_with(**settings).chords
 
     assert chords.expires == seconds
-    size = chords.open(Opening("g", ["a", "b"], {"options": {}}, {}))
+    size = chords.open(Opening("g", 2, MEMBERS, {"options": {}}, {}))
     assert size == ChordSize(group="g", size=2, expires=seconds)
 
 
@@ -37,11 +39,11 @@ def test_where_the_store_cannot_count_a_task_is_sent_that_looks_at_the_queue_of_
     app.backend.__dict__["counts_chords"] = False
     body = {"task": "b", "options": {"queue": "bodies", "priority": 3}}
 
-    call = app.chords.open(Opening("g", ["a", "b"], body, {"queue": "headers"}))
+    call = app.chords.open(Opening("g", 2, MEMBERS, body, {"queue": "headers"}))
 
     assert isinstance(call, Call)
     assert (call.task, call.args) == ("celery.chord_unlock", ("g", body))
-    assert call.kwargs == {"result": [(("a", None), None), (("b", None), None)]}
+    assert call.kwargs == {"result": MEMBERS}
     assert {key: call.options[key] for key in ("queue", "priority", "countdown")} == {
         "queue": "bodies",
         "priority": 3,

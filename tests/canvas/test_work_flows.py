@@ -354,9 +354,10 @@ def test_a_chord_says_how_many_values_it_waits_for_before_its_header_is_sent(app
     chord([group(app.s("d"), inner), app.s("e") | group(app.s("f"), app.s("g"))], app.s("h")).apply_async()
 
     first, second = app.opened
-    assert (first.body["task"], len(first.ids)) == ("p.h", 4)
-    assert (second.body["task"], len(second.ids)) == ("p.c", 2)
-    assert second.ids == [call.options["task_id"] for call in app.sent if call.options.get("group_id") == second.group]
+    assert (first.body["task"], first.size) == ("p.h", 4)
+    assert (second.body["task"], second.size) == ("p.c", 2)
+    ids = [call.options["task_id"] for call in app.sent if call.options.get("group_id") == second.group]
+    assert second.results == [((task_id, None), None) for task_id in ids]
 
 
 @pytest.mark.row("API-263", "API-267")

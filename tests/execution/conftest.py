@@ -101,7 +101,10 @@ class ChordCoder:
     expires = 60.0
 
     def open(self, opening):
-        return ChordSize(group=opening.group, size=len(opening.ids), expires=self.expires)
+        return ChordSize(group=opening.group, size=opening.size, expires=self.expires)
+
+    def members(self, group):
+        return None
 
     def write_part(self, task_id, state, result):
         if isinstance(result, BaseException):

@@ -16,7 +16,11 @@ FLOWS = {
     "chord([echo.s(1) | add.s(1) | add.s(1), echo.s(4)], echo.s())": [3, 4],
     "chord([chord([echo.s(1), echo.s(2)], total.s()), echo.s(9)], total.s())": 12,
     "chord([group(echo.s(1), echo.s(2)), echo.s(4)], total.s())": 7,
-    "chord([echo.s(1) | group(add.s(1), add.s(2)), echo.s(4)], total.s())": 9,
+    "chord([echo.s(1) | group(add.s(1), add.s(2)), echo.s(4)], echo.s())": [[2, 3], 4],
+    "group(echo.s(1) | group(echo.s(), echo.s() | group(add.s(1), add.s(2))), echo.s(4)) | echo.s()": [
+        [1, [2, 3]],
+        4,
+    ],
     "chord([echo.s(3)], total.s() | add.s(1) | add.s(2))": 6,
     "chord([echo.s(1)], chord([total.s(), total.s()], total.s()))": 2,
     "chord([echo.s(1), echo.s(2)], total.s()) | add.s(4)": 7,
@@ -32,6 +36,7 @@ return [each.get(timeout=40) for each in results]
 """
 
 
+@pytest.mark.row("PRT-202")
 @pytest.mark.parametrize("sender", ["celery", "umbel"])
 def test_a_work_flow_of_one_side_comes_to_the_same_on_the_other(shared, sender):
     worker = {"celery": "umbel", "umbel": "celery"}[sender]

@@ -153,7 +153,19 @@ def test_a_body_gets_the_values_of_its_header_in_order(t):
         (lambda t: chord([t.same.s(1), t.same.s(2) | t.add.s(5)], t.same.s()), [1, 7]),
         (lambda t: chord([chord([t.same.s(1), t.same.s(2)], t.xsum.s()), t.same.s(9)], t.same.s()), [3, 9]),
         (lambda t: chord([group(t.same.s(1), group(t.same.s(2), t.same.s(3))), t.same.s(4)], t.same.s()), [1, 2, 3, 4]),
-        (lambda t: chord([t.same.s(1) | group(t.add.s(1), t.add.s(2)), t.same.s(4)], t.same.s()), [2, 3, 4]),
+        (lambda t: chord([t.same.s(1) | group(t.add.s(1), t.add.s(2)), t.same.s(4)], t.same.s()), [[2, 3], 4]),
+        (
+            lambda t: group(t.same.s(1) | group(t.add.s(1), t.same.s() | group(t.add.s(1), t.add.s(2))), t.same.s(9)),
+            [[2, [2, 3]], 9],
+        ),
+        (
+            lambda t: group(t.same.s(1) | group(t.add.s(1), t.same.s() | group(t.add.s(1), t.add.s(2)))) | t.same.s(),
+            [[2, [2, 3]]],
+        ),
+        (
+            lambda t: chord([chord([t.same.s(1)], group(t.same.s(), t.xsum.s())), t.same.s(9)], t.same.s()),
+            [[[1], 1], 9],
+        ),
         (lambda t: chord([t.same.s(3)], t.xsum.s() | t.add.s(1) | group(t.add.s(1), t.add.s(2))), [5, 6]),
         (lambda t: chord([t.same.s(1)], chord([t.xsum.s(), t.xsum.s()], t.xsum.s())), 2),
         (lambda t: chord([t.same.s(1)], group(t.xsum.s(), t.same.s())), [1, [1]]),

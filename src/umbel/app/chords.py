@@ -8,7 +8,7 @@ from typing import Any
 from umbel._time import as_seconds
 from umbel.canvas.call import Call, Opening
 from umbel.execution.fire import fire_with
-from umbel.result import ResultSet
+from umbel.result import ResultSet, result_from_tuple
 from umbel.states import EXCEPTION_STATES, PROPAGATE_STATES, SUCCESS
 from umbel.wire.chord import ChordSize
 from umbel.wire.result import exception_from_data, exception_to_data
@@ -34,13 +34,16 @@ class Chords:
         """Return the size of a chord that the store counts, or else the task that looks after it (PRT-206)."""
         store = self._app.backend
         if store.counts_chords:
-            return ChordSize(group=opening.group, size=len(opening.ids), expires=self.expires)
+            if any(members is not None for _, members in opening.results):  # so peers do, and read it (PRT-202)
+                header = (opening.group, None), opening.results
+                store.save_group(opening.group, result_from_tuple(header, self._app))
+            return ChordSize(group=opening.group, size=opening.size, expires=self.expires)
         body = opening.body["options"]
         options = {**opening.options, **{key: body[key] for key in ("queue", "priority") if key in body}}
         return Call(
             "celery.chord_unlock",
             (opening.group, opening.body),
-            {"result": [((task_id, None), None) for task_id in opening.ids]},
+            {"result": opening.results},
             {**options, "countdown": 1, "ignore_result": True},
         )
 
@@ -55,6 +58,11 @@ class Chords:
 
         outcome = fire_with(self._app.plans("").env, group, body, parts, options)
         return [*outcome.follow_ups, *outcome.sizes, *outcome.parts, *outcome.records]
+
+    def members(self, group: str) -> Any:
+        """Return the members of a header that has groups at the ends of chains, as `as_tuple` has them; else None."""
+        saved = self._app.backend.restore_group(group)
+        return None if saved is None else saved[1]
 
     def write_part(self, task_id: str, state: str, result: Any) -> bytes:
         """Return ``[1, id, state, result]`` encoded as results are (PRT-196)."""
@@ -97,4 +105,7 @@ class EagerChords(Chords):
 
     def open(self, opening: Opening) -> ChordSize:
         """Return the size of the chord."""
-        return ChordSize(group=opening.group, size=len(opening.ids))
+        return ChordSize(group=opening.group, size=opening.size)
+
+    def members(self, group: str) -> None:
+        """Return nothing: values come as they are counted."""

@@ -23,6 +23,7 @@ class Opening(msgspec.Struct, frozen=True, gc=False):
     """A chord that waits from now on; it comes before the calls of its header."""
 
     group: str  # the group id of its header
-    ids: Sequence[str]  # the tasks whose values it waits for, in order
+    size: int  # the tasks whose values it waits for
+    results: Sequence[Any]  # of its members in order, as `GroupResult.as_tuple` has them
     body: Mapping[str, Any]  # the signature that runs then, in dict form
     options: Mapping[str, Any]  # those of `apply_async` that hold for the header

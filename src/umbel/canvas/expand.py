@@ -7,7 +7,7 @@ from typing import Any
 
 from umbel._names import uuid, uuids
 from umbel.canvas.call import Call, Opening
-from umbel.canvas.ids import ends_of
+from umbel.canvas.ids import ends_of, result_of
 from umbel.canvas.merge import merged
 from umbel.canvas.place import App, Place, handle, identity, members_of, place
 
@@ -107,7 +107,8 @@ def _chord_calls(
     if not members:
         yield from _calls(body, ([],), {}, own)
         return
-    yield Opening(group_id, [end["options"]["task_id"] for member in members for end in ends_of(member)], body, own)
+    size = sum(1 for member in members for _ in ends_of(member))
+    yield Opening(group_id, size, [result_of(member) for member in members], body, own)
     for member in members:
         yield from _calls(_at_end(member, {"group_id": group_id, "chord": body}), args, kwargs, own)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["ends_of", "ids_of"]
+__all__ = ["ends_of", "ids_of", "result_of"]
 
 
 def ids_of(signature: Mapping[str, Any]) -> Iterator[str]:
@@ -52,3 +52,20 @@ def ends_of(signature: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield from ends_of(kwargs["body"])
         case _:
             yield signature
+
+
+def result_of(signature: Mapping[str, Any]) -> Any:
+    """Return the result of a placed *signature* as ``as_tuple`` has it, but for what led to it."""
+    kwargs, options = signature["kwargs"], signature["options"]
+    chain = options.get("chain")
+    if chain:
+        return result_of(chain[0])
+    match signature["subtask_type"]:
+        case "chain":
+            return result_of(kwargs["tasks"][-1])
+        case "group":
+            return (options["task_id"], None), [result_of(member) for member in kwargs["tasks"]]
+        case "chord":
+            return result_of(kwargs["body"])
+        case _:
+            return (options["task_id"], None), None

@@ -33,9 +33,12 @@ _decode: Final = msgspec.msgpack.Decoder(Body).decode
 
 
 def fire(env: Environment, ready: ReadyChord, aside: Aside | None = None) -> Outcome:
-    """Return what a complete chord comes to. Never raises: what goes wrong here is the failure of the chord.
+    """Return what a complete chord comes to. What goes wrong here is the failure of the chord.
 
     Errbacks that are called instead of sent are called here, or given to *aside*.
+
+    Raises:
+        BackendError: the store cannot be asked for the header; somebody is to try again.
     """
     try:
         body = _decode(ready.body)
@@ -48,8 +51,11 @@ def fire(env: Environment, ready: ReadyChord, aside: Aside | None = None) -> Out
     if env.inherit_priority and body.priority is not None:
         options["priority"] = body.priority
 
-    def parts() -> list[_Part]:
-        return [env.chords.read_part(part) for part in ready.parts]
+    members = env.chords.members(ready.group)
+
+    def parts() -> Sequence[_Part]:
+        found = [env.chords.read_part(part) for part in ready.parts]
+        return found if members is None else _nested(members, found)
 
     return fire_with(env, ready.group, signature, parts, options, aside=aside)
 
@@ -90,6 +96,23 @@ def fire_with(
             records=follows.records,
         )
     return Outcome(state=SUCCESS, follow_ups=tuple(sent.publications), sizes=tuple(sent.sizes))
+
+
+def _nested(members: Sequence[Any], parts: Sequence[_Part]) -> Sequence[_Part]:
+    """Return *parts* in the order of *members*, the values of a group as one list; what joined later comes behind."""
+    if any(state in PROPAGATE_STATES for _, state, _ in parts):
+        return parts
+    left = {part[0]: part for part in parts}
+
+    def value(result: Any) -> Any:
+        (task_id, _), inner = result
+        return left.pop(task_id)[2] if inner is None else [value(each) for each in inner]
+
+    try:
+        values = [value(each) for each in members]
+    except (KeyError, TypeError, ValueError):  # not what is known of this chord
+        return parts
+    return [*(("", SUCCESS, each) for each in values), *left.values()]
 
 
 def _because(task_id: str, exc: Any) -> ChordError:

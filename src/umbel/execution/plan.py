@@ -72,6 +72,13 @@ class ChordCoder(Protocol):
             NotImplementedError: results are not kept, or only the sender can read them.
         """
 
+    def members(self, group: str) -> Sequence[Any] | None:
+        """Return the results of a header's members as tuples, where groups are among them; None = each is one task.
+
+        Raises:
+            BackendError: the store cannot be asked.
+        """
+
     def write_part(self, task_id: str, state: str, result: Any) -> bytes:
         """Return the payload of a part; *result* is a value, or the exception itself. Raises EncodeError."""
 
