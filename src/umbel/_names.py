@@ -5,17 +5,23 @@ Names of tasks (``module.function``), of nodes (``celery@host``), of Python obje
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import re
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from umbel._later import Later
+
+if TYPE_CHECKING:
+    import difflib
+    import socket
+else:
+    difflib, socket = Later("difflib"), Later("socket")
 
 __all__ = [
     "anon_nodename",

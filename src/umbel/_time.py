@@ -9,10 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import Final, Protocol
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Final, Protocol
 
+from umbel._later import Later
 from umbel.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    import zoneinfo
+else:
+    zoneinfo = Later("zoneinfo")
 
 __all__ = [
     "LOCAL",
@@ -191,8 +196,8 @@ def timezone_of(name: str | tzinfo | None, *, utc: bool = True) -> tzinfo:
     if name == "local":
         return LOCAL
     try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise ImproperlyConfigured(
             f"the 'timezone' setting is {name!r}, which is no zone this system knows. "
             f"Use an IANA name such as 'Europe/Berlin'; on systems without zone data: pip install tzdata"

@@ -14,50 +14,62 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, tzinfo
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from umbel import current, signals
 from umbel._clock import LamportClock
+from umbel._later import Later
 from umbel._names import close_match, symbol_by_name, task_name, uuid
 from umbel._time import as_seconds, now, timezone_of
-from umbel.app import eager, redis_settings
-from umbel.app.amqp import AMQP
 from umbel.app.builtins import add_builtin_tasks
-from umbel.app.chords import Chords
-from umbel.app.coding import Coder
-from umbel.app.connections import Connections
-from umbel.app.control import Control
-from umbel.app.events import Events
 from umbel.app.home import find_home
-from umbel.app.link import Link, LinkPool, url_with
 from umbel.app.loader import make_loader
-from umbel.app.log import Logging
 from umbel.app.models import Models, with_models
-from umbel.app.parts import Site, has_columns, make_replies, open_backend, open_broker, same_server
-from umbel.app.perform import Plans, TaskRunner
 from umbel.app.registry import TaskRegistry
-from umbel.app.report import bugreport
-from umbel.app.security import secure
-from umbel.app.sending import NO_RETRY, Line, RetryPolicy, Sender
 from umbel.app.settings import Settings, parse_assignments
 from umbel.app.settings_table import BY_NAME, BY_OLD_NAME
-from umbel.app.store import ResultStore
 from umbel.app.task import AsyncTask, PendingTask, Task, made
-from umbel.backends.base import Backend
-from umbel.brokers.base import Broker, Delivery, Publication
-from umbel.brokers.memory_store import MemoryStores
 from umbel.canvas.call import Call, Opening
 from umbel.canvas.expand import expand
 from umbel.canvas.signature import signature
 from umbel.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured, OperationalError
-from umbel.execution.outcome import Outcome
 from umbel.local import Proxy
 from umbel.result import AsyncResult, EagerResult, GroupResult, ResultSet
 from umbel.signals import Signal
 from umbel.wire.chord import ChordSize, ReadyChord
-from umbel.wire.codecs import Codecs
-from umbel.wire.record import Record
+
+if TYPE_CHECKING:
+    import pathlib
+
+    from umbel.app import (
+        chords,
+        coding,
+        connections,
+        eager,
+        link,
+        parts,
+        perform,
+        redis_settings,
+        report,
+        security,
+        sending,
+        store,
+    )
+    from umbel.app.amqp import AMQP
+    from umbel.backends.base import Backend
+    from umbel.brokers import memory_store
+    from umbel.brokers.base import Broker, Delivery, Publication
+    from umbel.execution.outcome import Outcome
+    from umbel.wire import codecs
+    from umbel.wire.record import Record
+from umbel.wire.topology import Topology
+else:  # who only defines tasks needs none of these (benchmark import: 60 ms of 100)
+    chords, coding, connections = Later("umbel.app.chords"), Later("umbel.app.coding"), Later("umbel.app.connections")
+    eager, link, parts = Later("umbel.app.eager"), Later("umbel.app.link"), Later("umbel.app.parts")
+    perform, redis_settings = Later("umbel.app.perform"), Later("umbel.app.redis_settings")
+    report, security = Later("umbel.app.report"), Later("umbel.app.security")
+    sending, store = Later("umbel.app.sending"), Later("umbel.app.store")
+    pathlib, memory_store, codecs = Later("pathlib"), Later("umbel.brokers.memory_store"), Later("umbel.wire.codecs")
 
 __all__ = ["Celery", "Umbel", "shared_task"]
 
@@ -96,10 +108,10 @@ class Umbel:
     task_cls: Any = Task
     loader_cls: Any = None
     registry_cls: type[TaskRegistry] = TaskRegistry
-    amqp_cls: Any = AMQP
-    log_cls: Any = Logging
-    control_cls: Any = Control
-    events_cls: Any = Events
+    amqp_cls: Any = "umbel.app.amqp:AMQP"
+    log_cls: Any = "umbel.app.log:Logging"
+    control_cls: Any = "umbel.app.control:Control"
+    events_cls: Any = "umbel.app.events:Events"
     builtin_fixups: ClassVar[Iterable[str]] = ("umbel.fixups.django:fixup",)
     as_celery: ClassVar[bool] = False  # the few defaults that differ from Celery's are Celery's
 
@@ -143,7 +155,7 @@ class Umbel:
         self.autofinalize = autofinalize
         self.finalized = False
         self.fixups = self.builtin_fixups if fixups is None else fixups
-        self.home, embedded = find_home(self, main)
+        self._folder, embedded = find_home(self, main)
         self.embedded_url = f"sqlite:///{embedded}"
         if not hasattr(type(self), "on_configure"):
             self.on_configure: Any = Signal(name="app.on_configure")
@@ -152,7 +164,6 @@ class Umbel:
         self.on_after_fork = Signal(name="app.on_after_fork")
         self.user_options: dict[str, Any] = {}
         self.steps: dict[str, set[Any]] = {"worker": set(), "consumer": set()}
-        self.memory = MemoryStores()
         self.clock = LamportClock()
         if task_cls is not None:
             self.task_cls = task_cls
@@ -472,8 +483,8 @@ class Umbel:
     def publish(self, publications: Sequence[Publication], options: Mapping[str, Any] | None = None) -> None:
         """Hand *publications* to the broker, all in one exchange; return when it has them.
 
-        *options* may hold ``retry``, ``retry_policy``, ``timeout``, ``connection`` and ``producer`` as for
-        `Task.apply_async`.
+        *options* may hold ``retry``, ``retry_policy``, ``timeout`` (or ``confirm_timeout``), ``declare``, ``connection``
+        and ``producer`` as for `Task.apply_async`.
 
         Raises:
             OperationalError: it has not taken them; the subclass says whether trying again is safe.
@@ -481,19 +492,22 @@ class Umbel:
         options = options or {}
         policy = None
         if options.get("retry") is False:
-            policy = NO_RETRY
+            policy = sending.NO_RETRY
         elif options.get("retry") or options.get("retry_policy"):
-            policy = RetryPolicy.of(self.conf.task_publish_retry_policy, options.get("retry_policy"))
+            policy = sending.RetryPolicy.of(self.conf.task_publish_retry_policy, options.get("retry_policy"))
         over = options.get("producer") or options.get("publisher") or options.get("connection")
-        if over is not None and not isinstance(over, Link):
+        if over is not None and not isinstance(over, link.Link):
             raise TypeError(f"'connection' and 'producer' must come from the app, such as app.pool; not {over!r}")
+        if declared := options.get("declare"):
+            with self.lend_broker() as broker:
+                broker.declare(Topology.of(*(each.topology for each in self.amqp.Queues(list(declared)).values())))
         needs = self.amqp.publisher.needs
         queued = self._mark_queued(publications) if self.conf.task_track_queued else []
         if self.conf.task_send_sent_event:
             told = self.events.of_sending(publications)
             publications, needs = [*publications, *told], {**needs, **self.events.needs}
         try:
-            self.sender.send(publications, needs, policy=policy, timeout=options.get("timeout"), over=over)
+            self.sender.send(publications, needs, policy=policy, timeout=options.get("timeout") or options.get("confirm_timeout"), over=over)
         except OperationalError:
             if queued:
                 self.backend.forget(*queued)
@@ -511,6 +525,16 @@ class Umbel:
         return []
 
     # -- parts
+
+    @cached_property
+    def home(self) -> pathlib.Path:
+        """The folder that relative names of files are relative to."""
+        return pathlib.Path(self._folder)
+
+    @cached_property
+    def memory(self) -> memory_store.MemoryStores:
+        """The stores that live in this process."""
+        return memory_store.MemoryStores()
 
     @cached_property
     def amqp(self) -> AMQP:
@@ -539,33 +563,33 @@ class Umbel:
         return make_loader(self, self.loader_name)
 
     @cached_property
-    def codecs(self) -> Codecs:
+    def codecs(self) -> codecs.Codecs:
         """The serializers by name; more may be registered."""
-        return Codecs()
+        return codecs.Codecs()
 
     @cached_property
-    def coder(self) -> Coder:
+    def coder(self) -> coding.Coder:
         """What encodes bodies and results."""
-        return Coder(self.conf, self.codecs, self.now, columns=has_columns(self.backend_url()))
+        return coding.Coder(self.conf, self.codecs, self.now, columns=parts.has_columns(self.backend_url()))
 
     @cached_property
-    def sender(self) -> Sender:
+    def sender(self) -> sending.Sender:
         """The way out."""
         conf = self.conf
         limit, setting = redis_settings.most_senders(self.broker_url(write=True), conf)
-        lines = Connections(
-            lambda: Line(self.open_broker(write=True)),
+        lines = connections.Connections(
+            lambda: sending.Line(self.open_broker(write=True)),
             limit=limit,
             timeout=conf.broker_pool_acquire_timeout,
             setting=setting,
         )
-        policy = RetryPolicy.of(conf.task_publish_retry_policy) if conf.task_publish_retry else NO_RETRY
-        return Sender(lines, timeout=conf.publish_timeout, policy=policy)
+        policy = sending.RetryPolicy.of(conf.task_publish_retry_policy) if conf.task_publish_retry else sending.NO_RETRY
+        return sending.Sender(lines, timeout=conf.publish_timeout, policy=policy)
 
     @cached_property
     def backend(self) -> Any:
         """Where results are kept; may be used in any thread."""
-        return ResultStore(
+        return store.ResultStore(
             self.open_backend,
             self.coder,
             expires=as_seconds(self.conf.result_expires) or None,
@@ -595,23 +619,23 @@ class Umbel:
 
     def bugreport(self) -> str:
         """Return what the app is made of, for people."""
-        return bugreport(self)
+        return report.bugreport(self)
 
     def open_broker(
         self, *, write: bool = False, url: str | None = None, options: Mapping[str, Any] | None = None
     ) -> Broker:
         """Return a new connection to the broker (or that at *url*), of the caller's own."""
-        return open_broker(url or self.broker_url(write=write), self._site("broker_transport_options", options))
+        return parts.open_broker(url or self.broker_url(write=write), self._site("broker_transport_options", options))
 
     def lend_broker(self) -> AbstractContextManager[Broker]:
         """Lend one of the app's own connections to the broker for a block."""
         return self.sender.lend()
 
-    def connection_for_write(self, url: str | None = None, **parts: Any) -> Link:
+    def connection_for_write(self, url: str | None = None, **parts: Any) -> link.Link:
         """Return a connection for sending (to *url*, or as the settings say), of the caller's own, not yet open."""
         return self._link(url or self.broker_url(write=True), **parts)
 
-    def connection_for_read(self, url: str | None = None, **parts: Any) -> Link:
+    def connection_for_read(self, url: str | None = None, **parts: Any) -> link.Link:
         """Return a connection for receiving, of the caller's own, not yet open."""
         return self._link(url or self.broker_url(), **parts)
 
@@ -630,9 +654,9 @@ class Umbel:
         login_method: str | None = None,
         failover_strategy: Any = None,
         **_: Any,
-    ) -> Link:
+    ) -> link.Link:
         """Return a connection for sending, where the arguments overrule the settings; *hostname* may be a URL."""
-        url = url_with(
+        url = link.url_with(
             self.broker_url(write=True),
             hostname=hostname,
             userid=userid,
@@ -647,13 +671,13 @@ class Umbel:
 
     broker_connection = connection
 
-    def _link(self, url: str, options: Mapping[str, Any] | None = None) -> Link:
-        return Link(lambda: self.open_broker(url=url, options=options), url)
+    def _link(self, url: str, options: Mapping[str, Any] | None = None) -> link.Link:
+        return link.Link(lambda: self.open_broker(url=url, options=options), url)
 
     @property
-    def pool(self) -> LinkPool:
+    def pool(self) -> link.LinkPool:
         """The app's connections for sending, of which ``broker_pool_limit`` may be in use."""
-        return LinkPool(self.sender.lines, self.broker_url(write=True))
+        return link.LinkPool(self.sender.lines, self.broker_url(write=True))
 
     producer_pool = pool
 
@@ -691,7 +715,7 @@ class Umbel:
             SecurityError: a key or certificate cannot be used.
             MissingExtra: the library that signs is not installed.
         """
-        secure(
+        security.secure(
             self.conf,
             self.codecs,
             allowed_serializers=allowed_serializers,
@@ -710,14 +734,14 @@ class Umbel:
     def open_backend(self) -> Backend | None:
         """Return a new connection to the result store, of the caller's own; None = results are not kept."""
         url = self.backend_url()
-        return None if url is None else open_backend(url, self._site("result_backend_transport_options"))
+        return None if url is None else parts.open_backend(url, self._site("result_backend_transport_options"))
 
     def is_fused(self) -> bool:
         """Return whether broker and result store are one server, so that one write settles both."""
-        return same_server(self.broker_url(), self.backend_url(), self._site("broker_transport_options"))
+        return parts.same_server(self.broker_url(), self.backend_url(), self._site("broker_transport_options"))
 
-    def _site(self, options: str, also: Mapping[str, Any] | None = None) -> Site:
-        return Site(
+    def _site(self, options: str, also: Mapping[str, Any] | None = None) -> parts.Site:
+        return parts.Site(
             home=self.home,
             memory=self.memory,
             options={**(self.conf[options] or {}), **(also or {})},
@@ -734,26 +758,26 @@ class Umbel:
         url = self.backend_url()
         if url is None or url.partition(":")[0] != "rpc":
             return None
-        return make_replies(self.broker_url(write=True), self._site("broker_transport_options"))
+        return parts.make_replies(self.broker_url(write=True), self._site("broker_transport_options"))
 
     # -- running
 
-    def make_runner(self, hostname: str) -> TaskRunner:
+    def make_runner(self, hostname: str) -> perform.TaskRunner:
         """Return what runs deliveries in a pool's children."""
-        return TaskRunner(self, hostname)
+        return perform.TaskRunner(self, hostname)
 
-    def plans(self, hostname: str) -> Plans:
+    def plans(self, hostname: str) -> perform.Plans:
         """Return what is needed to run tasks, or to end them without running."""
-        return Plans(self, hostname)
+        return perform.Plans(self, hostname)
 
     def expand(self, *args: Any) -> Any:
         """Return the calls that a signature in dict form consists of; see `canvas.expand`."""
         return expand(self, *args)
 
     @cached_property
-    def chords(self) -> Chords:
+    def chords(self) -> chords.Chords:
         """How chords are counted."""
-        return Chords(self)
+        return chords.Chords(self)
 
     def fire(self, ready: ReadyChord, aside: Callable[[Callable[[], object]], None] | None = None) -> Outcome:
         """Return what a chord comes to that is complete."""
@@ -770,8 +794,8 @@ class Umbel:
         return self._own_plans.started(delivery, pid, hostname)
 
     @cached_property
-    def _own_plans(self) -> Plans:
-        return Plans(self, "")
+    def _own_plans(self) -> perform.Plans:
+        return perform.Plans(self, "")
 
     def import_modules(self) -> None:
         """Import what the settings and autodiscovery name, and finalise."""
@@ -1152,7 +1176,7 @@ def _unpickled(cls: Any, arguments: dict[str, Any]) -> Any:
 
 def _default_app() -> Umbel:
     app = Umbel("default", loader=os.environ.get("CELERY_LOADER") or "default", set_as_current=False)
-    app.home = Path.cwd()  # it belongs to no module
+    app.home = pathlib.Path.cwd()  # it belongs to no module
     return app
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 __all__ = ["find_home"]
 
 
-def find_home(app: Any, main: str | None) -> tuple[Path, str]:
+def find_home(app: Any, main: str | None) -> tuple[str, str]:
     """Return the folder that *app* is at home in, and the name of its embedded queue there.
 
     To be called within its constructor. The folder is that of the module which calls the constructor, wherever the
@@ -21,8 +21,10 @@ def find_home(app: Any, main: str | None) -> tuple[Path, str]:
     while frame is not None and (_constructs(frame, app) or _is_ours(frame)):
         frame = frame.f_back
     file = frame.f_globals.get("__file__") if frame is not None else None
-    folder = Path(file).absolute().parent if file else Path.cwd()
-    name = main if main and main != "__main__" else Path(file).stem if file else "umbel"
+    # Without pathlib: 3 ms that who only defines tasks saves.
+    folder = os.path.dirname(os.path.abspath(file)) if file else os.getcwd()  # noqa: PTH100, PTH109, PTH120
+    stem = os.path.splitext(os.path.basename(file))[0] if file else "umbel"  # noqa: PTH119, PTH122
+    name = main if main and main != "__main__" else stem
     return folder, re.sub(r"[^A-Za-z0-9._-]", "_", name) + ".umbel.db"
 
 

@@ -105,6 +105,7 @@ class TaskRunner:
         self._app = app
         self._hostname = hostname
         self._plans: Plans | None = None
+        self._shared = app.chords, app.sender  # made here, before a fork: each child would import their modules anew
 
     def enter(self, child: ChildInfo) -> None:
         current.set_current_app(self._app)

@@ -8,11 +8,11 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import Token
 from datetime import datetime, timedelta
-from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar
 from uuid import UUID
 
 from umbel import current, result
+from umbel._later import Later
 from umbel.app.annotations import annotate
 from umbel.app.arguments import Arguments
 from umbel.app.models import Models
@@ -24,6 +24,11 @@ from umbel.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededErr
 from umbel.execution.request import Request
 from umbel.execution.retry import retry, signature_from_request
 from umbel.wire.chord import ChordSize
+
+if TYPE_CHECKING:
+    import random
+else:
+    random = Later("random")
 
 __all__ = ["AsyncTask", "Context", "PendingTask", "Task", "TaskType", "made"]
 
@@ -409,7 +414,7 @@ class Task(Generic[P, R]):
         if lazy:
             for end in ends:
                 seed = f"{request.id} {request.retries} {next(request.added)}"
-                end["options"]["task_id"] = str(UUID(int=Random(seed).getrandbits(128), version=4))
+                end["options"]["task_id"] = str(UUID(int=random.Random(seed).getrandbits(128), version=4))
         index = _BEHIND if len(ends) > 1 else None  # members of a group count on from there
         result = sig.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id, group_index=index)
         sizes = [

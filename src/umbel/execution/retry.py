@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from umbel._later import Later
 from umbel._time import backoff, parse_iso
 from umbel.canvas.signature import Signature
 from umbel.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry
 from umbel.execution.plan import Autoretry
 from umbel.execution.request import Request
+
+if TYPE_CHECKING:
+    import random
+else:
+    random = Later("random")
 
 __all__ = ["retry", "retry_by_itself", "signature_from_request"]
 
