@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from umbel.execution.outcome import Outcome
     from umbel.wire import codecs
     from umbel.wire.record import Record
-from umbel.wire.topology import Topology
 else:  # who only defines tasks needs none of these (benchmark import: 60 ms of 100)
     chords, coding, connections = Later("umbel.app.chords"), Later("umbel.app.coding"), Later("umbel.app.connections")
     eager, link, parts = Later("umbel.app.eager"), Later("umbel.app.link"), Later("umbel.app.parts")
@@ -483,8 +482,8 @@ class Umbel:
     def publish(self, publications: Sequence[Publication], options: Mapping[str, Any] | None = None) -> None:
         """Hand *publications* to the broker, all in one exchange; return when it has them.
 
-        *options* may hold ``retry``, ``retry_policy``, ``timeout`` (or ``confirm_timeout``), ``declare``, ``connection``
-        and ``producer`` as for `Task.apply_async`.
+        *options* may hold ``retry``, ``retry_policy``, ``timeout`` (or ``confirm_timeout``), ``declare`` (queues),
+        ``connection`` and ``producer`` as for `Task.apply_async`.
 
         Raises:
             OperationalError: it has not taken them; the subclass says whether trying again is safe.
@@ -500,14 +499,16 @@ class Umbel:
             raise TypeError(f"'connection' and 'producer' must come from the app, such as app.pool; not {over!r}")
         if declared := options.get("declare"):
             with self.lend_broker() as broker:
-                broker.declare(Topology.of(*(each.topology for each in self.amqp.Queues(list(declared)).values())))
+                for queue in self.amqp.Queues(list(declared)).values():
+                    broker.declare(queue.topology)
         needs = self.amqp.publisher.needs
         queued = self._mark_queued(publications) if self.conf.task_track_queued else []
         if self.conf.task_send_sent_event:
             told = self.events.of_sending(publications)
             publications, needs = [*publications, *told], {**needs, **self.events.needs}
         try:
-            self.sender.send(publications, needs, policy=policy, timeout=options.get("timeout") or options.get("confirm_timeout"), over=over)
+            timeout = options.get("timeout") or options.get("confirm_timeout")
+            self.sender.send(publications, needs, policy=policy, timeout=timeout, over=over)
         except OperationalError:
             if queued:
                 self.backend.forget(*queued)
