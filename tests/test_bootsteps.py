@@ -4,6 +4,7 @@ from umbel import bootsteps
 from umbel.contrib.testing.app import TestApp
 from umbel.contrib.testing.worker import start_worker
 from umbel.exceptions import ImproperlyConfigured
+from umbel.worker.worker import Worker
 
 
 def step(name, told, base=bootsteps.StartStopStep, **attributes):
@@ -90,7 +91,37 @@ def test_a_step_that_wants_kombu_says_what_to_do():
         bootsteps.Blueprint([Mine]).apply(object())
 
 
-@pytest.mark.row("API-534", "API-538")
+@pytest.mark.row("API-539")
+def test_a_subclass_of_the_worker_is_told_of_its_life():
+    told = []
+
+    class Own(Worker):
+        def on_before_init(self, **options):
+            told.append(("before", hasattr(self, "pool")))
+
+        def on_after_init(self, colour=None, **options):
+            told.append(("after", colour))
+
+        def on_start(self):
+            told.append("start")
+
+        def on_consumer_ready(self, consumer):
+            told.append(("ready", consumer is self))
+            self.terminate(in_sighandler=False)
+
+        def on_close(self):
+            told.append("close")
+
+        def on_stopped(self):
+            told.append("stopped")
+
+    with TestApp("own") as app:
+        worker = Own(app, pool="solo", colour="red")
+        assert worker.start() == 0
+    assert told == [("before", False), ("after", "red"), "start", ("ready", True), "close", "stopped"]
+
+
+@pytest.mark.row("API-534", "API-538", "API-539")
 def test_a_workers_steps_live_with_it():
     told = []
 
@@ -130,6 +161,11 @@ def test_a_workers_steps_live_with_it():
         app.steps["consumer"].add(OfConsumer)
         with start_worker(app, perform_ping_check=False, colour="red") as worker:
             assert worker.blueprint.info(worker) == {"colour": "red"}
+
+            assert worker.info() == {"colour": "red"}
+            assert worker.stats()["pool"]["max-concurrency"] == 1
+            assert worker.rusage()["utime"] > 0
+            worker.reload()
 
     host = "worker@testing"
     assert told == [("red", host, 1), "start", ("consumer", host), "consumer stops", "stop"]

@@ -1,9 +1,12 @@
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from umbel import Umbel
 from umbel.app.parts import Site, open_backend, open_broker, same_server
+from umbel.backends.memory import MemoryBackend
 from umbel.brokers.memory_store import MemoryStores
 from umbel.exceptions import ImproperlyConfigured
 
@@ -25,6 +28,26 @@ def test_relative_files_lie_where_the_app_is_at_home(site, tmp_path):
         broker.pause("q")
 
     assert (tmp_path / "q.db").exists()
+
+
+class OwnBackend(MemoryBackend):
+    """A store of a project's own."""
+
+    def __init__(self, url, site):
+        super().__init__(site.memory.at("memory://"))
+        self.url = url
+
+
+@pytest.mark.row("API-546", "TB-145")
+def test_a_store_of_a_projects_own_is_opened_by_its_alias_or_its_class(site):
+    named = msgspec.structs.replace(site, conf=Umbel(set_as_current=False).conf)
+    named.conf.override_backends = {"own": f"{__name__}:OwnBackend", "memory": OwnBackend}
+
+    for url in ("own://here", "memory://", f"{__name__}:OwnBackend", f"{__name__}.OwnBackend"):
+        with closing(open_backend(url, named)) as backend:
+            assert (type(backend).__name__, backend.url) == ("OwnBackend", url)
+    with pytest.raises(ImproperlyConfigured, match="name a class, called with url and site"):
+        open_backend("umbel.app.parts", site)
 
 
 @pytest.mark.row("TB-130")

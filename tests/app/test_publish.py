@@ -1,5 +1,6 @@
 import os
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
@@ -440,6 +441,27 @@ def test_sending_ends_at_its_deadline(app, add, failing):
 
     with pytest.raises(BrokerUnavailable):
         add.apply_async(retry_policy={"max_retries": None, "interval_start": 0.15, "interval_max": 0.15})
+
+
+@pytest.mark.row("API-154")
+def test_a_publishers_options_are_obeyed_and_do_not_travel(app, add, sent):
+    side = app.amqp.Queues({"side": {}})["side"]
+    options = {"declare": [side], "mandatory": True, "immediate": False}
+    add.apply_async((1, 2), **options, timeout=5.0)
+    with closing(app.open_broker()) as broker:
+        assert "side" in broker.sizes()
+    [(message, _)] = sent()
+    assert not {*options, "timeout"} & {*message.properties, *message.headers}
+
+
+@pytest.mark.row("API-154")
+def test_sending_ends_when_the_caller_says_so(add, failing):
+    failing(*[BrokerUnavailable("down")] * 100)
+
+    with pytest.raises(BrokerUnavailable):
+        add.apply_async(
+            confirm_timeout=0.2, retry_policy={"max_retries": None, "interval_start": 0.15, "interval_max": 0.15}
+        )
 
 
 def test_many_calls_go_in_one_exchange(app, add, sent, failing):

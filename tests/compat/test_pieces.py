@@ -16,11 +16,6 @@ def test_collections_are_handled_in_small_ways():
     assert pieces.dictfilter({"a": None}, b=1) == {"b": 1}
     assert pieces.dictfilter(a=None, b=1) == {"b": 1}
     assert pieces.str_to_list("a,b") == ["a", "b"]
-    box = pieces.AttributeDict(a=1)
-    box.b = 2
-    assert (box.a, box["b"]) == (1, 2)
-    with pytest.raises(AttributeError):
-        _ = box.c
     assert pieces.noop(1, a=2) is None
 
 

@@ -1,17 +1,26 @@
 """A worker is steered and watched, from this process, over memory."""
 
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
 from umbel import Umbel, current, signals
+from umbel.brokers.base import Delivery
 from umbel.brokers.listener import Listener
 from umbel.events.state import State
 from umbel.exceptions import BrokerUnavailable, BrokerUnusable, TaskRevokedError
-from umbel.worker.control import Panel, control_command, inspect_command
+from umbel.wire.message import Message, Route
+from umbel.worker import commands
+from umbel.worker.admit import Policy
+from umbel.worker.control import CommandState, Panel, control_command, inspect_command
+from umbel.worker.core import Rules, WorkerState, step
+from umbel.worker.facts import Arrived
 from umbel.worker.health import pages
 
 _names = count()
@@ -255,6 +264,40 @@ def test_what_a_worker_holds_can_be_seen(app, node, gate):
     gate.opened.set()
     assert first.get(timeout=SECONDS) == 1
     assert inspect.active() == {"w1@host": []}
+
+
+@pytest.mark.row("API-490")
+def test_what_a_worker_holds_for_its_time_can_be_seen(app):
+    # As with RabbitMQ where delays are not its own; the brokers of these tests hold such messages themselves.
+    worker = app.Worker(pool="solo", hostname="w1@host")
+    core = WorkerState(slots=1, policy=lambda _: Policy(), rules=Rules(delays=False))
+    eta = datetime.now(UTC) + timedelta(hours=1)
+    message = Message(id="t1", task="proj.add", body=b"[[1, 2], {}, {}]", eta=eta, priority=3)
+    delivery = Delivery(message=message, queue="celery", route=Route(routing_key="celery"), tag=1, token=1)
+    step(core, Arrived((delivery,), time.time()), now=time.monotonic())
+    seen = SimpleNamespace(core=core, pool=worker.pool, ask=lambda question: question(), app=app, hostname="w1@host")
+
+    [told] = commands.scheduled(CommandState(seen, None))
+
+    assert (told["eta"], told["priority"], told["request"]["id"]) == (eta.isoformat(), 6, "t1")
+    assert (told["request"]["args"], told["request"]["delivery_info"]["priority"]) == ([1, 2], 3)
+
+
+@pytest.mark.row("API-501")
+def test_objects_can_be_drawn_where_the_package_for_that_is_installed(app, node, monkeypatch):
+    inspect = app.control.inspect(limit=1, timeout=SECONDS)
+    monkeypatch.setitem(sys.modules, "objgraph", None)
+    assert "pip install objgraph" in inspect.objgraph()["w1@host"]["error"]
+
+    drawn = {}
+    drawer = SimpleNamespace(
+        by_type=lambda kind: [kind] * 9, show_backrefs=lambda *args, **how: drawn.update(how, of=args)
+    )
+    monkeypatch.setitem(sys.modules, "objgraph", drawer)
+    told = inspect.objgraph("Message", n=2, max_depth=3)["w1@host"]
+
+    assert told == {"filename": drawn["filename"]}
+    assert (drawn["of"], drawn["max_depth"]) == ((["Message", "Message"],), 3)
 
 
 @pytest.mark.row(

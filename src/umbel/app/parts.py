@@ -192,13 +192,37 @@ def open_broker(url: str, site: Site) -> Broker:
 
 
 def open_backend(url: str, site: Site) -> Backend:
-    """Return a connection to the result store at *url*; raises as `open_broker` does."""
-    return _find("result backend", url, _BACKENDS)(url, site)
+    """Return a connection to the result store at *url*; raises as `open_broker` does.
+
+    What the setting 'override_backends' or an entry point of 'celery.result_backends' names for the scheme, or *url*
+    itself names as ``module.Class``, is called with both.
+    """
+    return (_own_backend(url, site.conf) or _find("result backend", url, _BACKENDS))(url, site)
+
+
+def _own_backend(url: str, conf: Any) -> OpenBackend | None:
+    """Return what opens a store that is not ours; None = it is.
+
+    Raises:
+        ImproperlyConfigured: the name leads to nothing that can be called.
+    """
+    scheme = _scheme(url)
+    named = (conf.override_backends or {}).get(scheme) if conf is not None else None
+    if named is None and _known(scheme, _BACKENDS) is None:
+        points = importlib.import_module("importlib.metadata").entry_points(group="celery.result_backends")
+        installed = {point.name: point.value for point in points}
+        named = installed.get(scheme) or (url if "://" not in url and "." in url else None)
+    if named is None:
+        return None
+    found: OpenBackend = symbol_by_name(named)
+    if not callable(found):
+        raise ImproperlyConfigured(f"the result backend {named!r} is {found!r}: name a class, called with url and site")
+    return found
 
 
 def has_columns(backend_url: str | None) -> bool:
     """Return whether results are kept there in columns (`wire.result.Columns`)."""
-    return backend_url is not None and _find("result backend", backend_url, _BACKENDS) is _database_backend
+    return backend_url is not None and _known(_scheme(backend_url), _BACKENDS) is _database_backend
 
 
 def same_server(broker_url: str, backend_url: str | None, site: Site) -> bool:
@@ -220,13 +244,17 @@ def same_server(broker_url: str, backend_url: str | None, site: Site) -> bool:
 
 def _find(what: str, url: str, known: Mapping[str, Opener]) -> Opener:
     scheme = _scheme(url)
-    if found := known.get(scheme) or known.get(scheme.partition("+")[0] + "+"):
+    if found := _known(scheme, known):
         return found
     meant = close_match(scheme, known)
     hint = f"did you mean {meant!r}? " if meant else ""
     raise ImproperlyConfigured(
         f"no {what} is called {scheme!r} (in the URL {mask_url(url)!r}); {hint}There are: {', '.join(sorted(known))}."
     )
+
+
+def _known(scheme: str, known: Mapping[str, Opener]) -> Opener | None:
+    return known.get(scheme) or known.get(scheme.partition("+")[0] + "+")
 
 
 def _scheme(url: str) -> str:

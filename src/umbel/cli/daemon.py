@@ -23,6 +23,7 @@ from umbel.exceptions import ImproperlyConfigured
 __all__ = [
     "Daemon",
     "Held",
+    "cut_loose",
     "daemon_options",
     "detach",
     "drop_privileges",
@@ -150,18 +151,23 @@ def detach(
         os.waitpid(child, 0)
         return 0
     try:
-        os.setsid()
-        if os.fork():
-            os._exit(0)  # so that its child leads no session, and never gets a terminal
-        if umask is not None:
-            os.umask(mode_of(umask))
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
+        cut_loose(None if umask is None else mode_of(umask))
         os.closerange(3, min(_MANY, os.sysconf("SC_OPEN_MAX")))
         os.execv(words[0], words)  # noqa: S606 - our own program, without a shell
     finally:
         os._exit(1)  # only if that failed: nothing of the foreground may go on here
+
+
+def cut_loose(umask: int | None) -> None:
+    """Let the caller, a fork of its own, go on in a process that has no terminal and no standard streams."""
+    os.setsid()
+    if os.fork():
+        os._exit(0)  # so that its child leads no session, and never gets a terminal
+    if umask is not None:
+        os.umask(umask)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
 
 
 _MANY: Final = 65536  # descriptors; where the limit is higher nobody has that many open

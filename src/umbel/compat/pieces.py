@@ -18,7 +18,7 @@ from umbel.exceptions import CeleryError
 from umbel.local import Proxy
 
 __all__ = [
-    "AttributeDict",
+    "BacklogLimitExceeded",
     "DisabledBackend",
     "b64decode",
     "b64encode",
@@ -54,21 +54,12 @@ base_logger: Final = logging.getLogger("celery")
 tasks: Final[Any] = Proxy(lambda: current.get_current_app().tasks)
 
 
+class BacklogLimitExceeded(Exception):
+    """Nothing raises this: umbel reads no backlog of results."""
+
+
 class DisabledBackend:
     """What nothing is an instance of: where results are not kept, umbel's store says so when it is asked."""
-
-
-class AttributeDict(dict[str, Any]):
-    """A dict whose keys are attributes as well."""
-
-    def __getattr__(self, key: str) -> Any:
-        try:
-            return self[key]
-        except KeyError:
-            raise AttributeError(key) from None
-
-    def __setattr__(self, key: str, value: Any) -> None:
-        self[key] = value
 
 
 def maybe_patch_concurrency(*_: Any, **__: Any) -> None:

@@ -85,6 +85,7 @@ ELSEWHERE: Final[dict[str, dict[str, str]]] = {
         "BaseBackend": "umbel.app.store:ResultStore",
         "DisabledBackend": "umbel.compat.pieces:DisabledBackend",
     },
+    "celery.backends.rpc": {"BacklogLimitExceeded": "umbel.compat.pieces:BacklogLimitExceeded"},
     "celery.bin.celery": {"celery": "umbel.cli.main:cli", "main": "umbel.cli.main:main"},
     "celery.bin.base": {
         "CLIContext": "umbel.cli.session:Session",
@@ -103,7 +104,10 @@ ELSEWHERE: Final[dict[str, dict[str, str]]] = {
     "celery.loaders.default": {"Loader": "umbel.app.loader:Loader"},
     "celery.local": {"PromiseProxy": "umbel.local:Proxy"},
     "celery.log": {"get_default_logger": "umbel.utils.log:get_logger"},
-    "celery.platforms": {"signals": "signal"},
+    "celery.platforms": {name: f"umbel.cli.platforms:{name}" for name in (
+        "DaemonContext", "LockFailed", "Pidfile", "Signals", "create_pidlock", "detached", "maybe_drop_privileges",
+        "set_process_title", "signals",
+    )},
     "celery.registry": {"tasks": "umbel.compat.pieces:tasks"},
     "celery.result": {"Thenable": "umbel.result:ResultBase"},
     "celery.utils": {
@@ -123,7 +127,9 @@ ELSEWHERE: Final[dict[str, dict[str, str]]] = {
         "worker_direct": "umbel.utils.nodenames:worker_direct",
     },
     "celery.utils.collections": {
-        "AttributeDict": "umbel.compat.pieces:AttributeDict",
+        **{name: f"umbel.compat.collections:{name}" for name in (
+            "AttributeDict", "BufferMap", "ConfigurationView", "DictAttribute", "LimitedSet",
+        )},
         "ChainMap": "collections:ChainMap",
         "OrderedDict": "collections:OrderedDict",
     },

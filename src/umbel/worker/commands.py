@@ -395,7 +395,6 @@ def stats(state: CommandState, **_: Any) -> dict[str, Any]:
     """Tell what workers have done, and what they are made of."""
     worker, core = state.worker, state.worker.core
     pool, held, scale = worker.ask(lambda: (worker.pool.info(), len(core.held), core.scale))
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     told: dict[str, Any] = {
         "total": dict(worker.ledger.received),
         "pid": os.getpid(),
@@ -412,7 +411,7 @@ def stats(state: CommandState, **_: Any) -> dict[str, Any]:
         },
         "broker": state.app.connection_for_read().info(),
         "prefetch_count": held,
-        "rusage": {name[3:]: getattr(usage, name) for name in dir(usage) if name.startswith("ru_")},
+        "rusage": worker.rusage(),
     }
     if scale is not None:
         told["autoscaler"] = {"current": core.slots, "max": scale[0], "min": scale[1], "qty": len(core.held)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -28,10 +29,11 @@ from umbel.pools.solo import SoloPool
 from umbel.wire.chord import ReadyChord
 from umbel.wire.record import Record
 from umbel.worker.aside import Aside
-from umbel.worker.commands import is_stamped
+from umbel.worker.commands import is_stamped, stats
+from umbel.worker.control import CommandState
 from umbel.worker.core import Rules, WorkerState
 from umbel.worker.desk import Desk
-from umbel.worker.facts import Autoscaled, Fact, Manner, Stopped
+from umbel.worker.facts import Autoscaled, Fact, Manner, Recycled, Stopped
 from umbel.worker.ledger import Ledger
 from umbel.worker.loop import Connection, Loop
 from umbel.worker.orders import Ending, Why
@@ -153,6 +155,7 @@ class Worker:
         conf = app.conf
         self.app = app
         self.hostname = hostname or default_nodename(None)
+        self.on_before_init(**options)
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=conf, options=options)
         app.import_modules()
         app.amqp.queues.select(queues)
@@ -207,9 +210,32 @@ class Worker:
         self._loop: Loop | None = None
         self._asked: list[Stopped] = []  # before there was a loop
         self._stopping: Manner | None = None
-        self.blueprint = Blueprint(app.steps["worker"], "Worker").apply(self, **options)
+        self.blueprint = Blueprint(
+            app.steps["worker"], "Worker", on_start=self.on_start, on_close=self.on_close, on_stopped=self.on_stopped
+        ).apply(self, **options)
         self.consumer_blueprint = Blueprint(app.steps["consumer"], "Consumer").apply(self, **options)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=conf)
+        self.on_after_init(**options)
+
+    # What a subclass may want to do.
+
+    def on_before_init(self, **options: Any) -> None:
+        """Act before anything is prepared."""
+
+    def on_after_init(self, **options: Any) -> None:
+        """Act when all is prepared."""
+
+    def on_start(self) -> None:
+        """Act before the project's own steps start."""
+
+    def on_consumer_ready(self, consumer: Worker) -> None:
+        """Act when it consumes."""
+
+    def on_close(self) -> None:
+        """Act before the project's own steps stop."""
+
+    def on_stopped(self) -> None:
+        """Act when these have stopped."""
 
     @property
     def controller(self) -> Worker:
@@ -247,7 +273,13 @@ class Worker:
                 self.app.loader.on_worker_shutdown()
         return self.exitcode
 
-    def stop(self, manner: Manner = Manner.WARM, *, exitcode: int | None = None) -> None:
+    def stop(
+        self,
+        manner: Manner = Manner.WARM,
+        *,
+        exitcode: int | None = None,
+        in_sighandler: bool = False,
+    ) -> None:
         """Ask the worker to stop; returns at once. A later, colder wish replaces an earlier one."""
         if exitcode is not None:
             self.exitcode = exitcode
@@ -260,6 +292,27 @@ class Worker:
             self._asked.append(fact)
         else:
             self._loop.post(fact)
+
+    def terminate(self, *, in_sighandler: bool = False) -> None:
+        """Ask the worker to stop now; what runs is ended and goes back."""
+        self.stop(Manner.COLD, in_sighandler=in_sighandler)
+
+    def reload(self, *_: Any, **__: Any) -> None:
+        """Have the pool's processes replaced, each when what it runs has ended."""
+        self.post(Recycled())
+
+    def stats(self) -> dict[str, Any]:
+        """Return what it has done, and what it is made of; as ``inspect stats`` does."""
+        return stats(CommandState(self, self.desk))
+
+    def info(self) -> dict[str, Any]:
+        """Return what its steps say of themselves."""
+        return {**self.blueprint.info(self), **self.consumer_blueprint.info(self)}
+
+    def rusage(self) -> dict[str, Any]:
+        """Return what this process has used of the machine."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return {name[3:]: getattr(used, name) for name in dir(used) if name.startswith("ru_")}
 
     @contextmanager
     def _serving(self) -> Iterator[None]:
@@ -363,6 +416,7 @@ class Worker:
                 self.purged = sum(broker.purge(queue) for queue in self.queues)
             self.consumer_blueprint.start(self)
             signals.worker_ready.send(sender=self)
+            self.on_consumer_ready(self)
             if self._on_ready is not None:
                 self._on_ready(self)
             self.desk.start()
