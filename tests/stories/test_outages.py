@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import threading
 import time
 
 import pytest
+from tests.stories.own_redis import OwnRedis
 
 from umbel import Umbel
 from umbel.exceptions import BrokerUnavailable, OperationalError, PublishTimeout
@@ -85,27 +85,6 @@ class Gate:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         source.close()
-
-
-class OwnRedis:
-    """A server of the test's own, which writes down all it accepts, so that it may be killed."""
-
-    def __init__(self, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._command = [
-            shutil.which("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder),
-            "--save", "", "--appendonly", "yes", "--appendfsync", "always",
-        ]  # fmt: skip
-        self.open()
-
-    def open(self):
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-
-    def shut(self):
-        self._process.kill()
-        self._process.wait()
 
 
 @pytest.fixture
