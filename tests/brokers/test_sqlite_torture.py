@@ -21,7 +21,7 @@ from umbel.wire.message import Message, Route
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
-SECONDS = 4.0
+SECONDS = 2.0
 
 
 @pytest.fixture

@@ -118,8 +118,9 @@ class Member:
 
     def kill(self) -> None:
         """Kill it with its children, as a machine that goes down."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def stop(self) -> None:
         """Ask it to end at once."""

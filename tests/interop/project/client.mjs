@@ -16,9 +16,9 @@ async function calls(protocol) {
   const add = client.createTask("proj.add");
   const results = [add.applyAsync([1, 2]), add.applyAsync([1], { y: 2 }), client.sendTask("proj.echo", [{ a: ["é"] }], {})];
   const values = [];
-  for (const result of results) values.push(await result.get(40000));
+  for (const result of results) values.push(await result.get(40000, 20));
   const failing = client.sendTask("proj.fail", ["plain"], {});
-  await failing.get(40000).catch(() => null);
+  await failing.get(40000, 20).catch(() => null);
   return { values, status: await failing.status() };
 }
 
