@@ -475,6 +475,17 @@ def test_a_cold_stop_ends_the_pool_and_gives_back_what_ran_uncounted():
     assert is_over(state)
 
 
+@pytest.mark.row("CLI-069")
+def test_a_cold_stop_cancels_what_was_acknowledged_before_it_ran():
+    state = working(1, policy=Policy(acks_late=False))
+    step(state, Stopped(Manner.COLD), now=1.0)
+
+    orders = step(state, die(1, at_fault=False, interrupted=True), now=1.0)
+
+    assert orders[0] == Cancelled(delivery())
+    assert [(order.why, order.tag) for order in orders[1:]] == [(Why.CANCELLED, 1)]
+
+
 def test_a_soft_stop_turns_cold_when_its_time_is_over():
     state = working(1)
 

@@ -2,10 +2,11 @@
 """A task's own Request class is told in the worker what becomes of its deliveries."""
 
 import queue
+from contextlib import closing
 
 import pytest
 
-from umbel import Task, Umbel
+from umbel import Task, Umbel, signals
 from umbel.contrib.testing.worker import start_worker
 from umbel.exceptions import TimeLimitExceeded
 from umbel.worker.request import Request, request_class
@@ -114,6 +115,37 @@ def test_it_learns_of_time_limits_where_the_task_is_gone(app):
     assert told[1:3] == [("timeout", True, 0.1), ("timeout", False, 0.4)]
     assert told[3][:2] == ("failure", TimeLimitExceeded)
     assert told[4] == ("acknowledged", True)
+
+
+@pytest.mark.process
+@pytest.mark.row("CLI-069")
+def test_a_task_that_was_acknowledged_before_it_ran_ends_as_retry_when_a_cold_stop_kills_it(app):
+    heard = queue.Queue()
+
+    class Cancelled(Told):
+        def on_retry(self, exc, task_id, args, kwargs, einfo):
+            heard.put(("on_retry", task_id))
+
+    @app.task(base=Cancelled, acks_late=False)
+    def stubborn():
+        queue.Queue().get(timeout=60)
+
+    def on_task_retry(request, reason, **_):
+        heard.put(("task_retry", request.id))
+
+    signals.task_retry.connect(on_task_retry)
+    try:
+        with start_worker(app, pool="prefork", perform_ping_check=False) as worker:
+            result = stubborn.delay()
+            assert HEARD.get(timeout=60)[1] == "accepted"
+            worker.terminate()
+            assert [heard.get(timeout=60) for _ in range(2)] == [("on_retry", result.id), ("task_retry", result.id)]
+    finally:
+        signals.task_retry.disconnect(on_task_retry)
+
+    assert result.state == "RETRY"
+    with closing(app.open_broker()) as broker:
+        assert broker.sizes()["celery"].ready == 0
 
 
 def test_it_may_be_named_and_must_be_one(app):

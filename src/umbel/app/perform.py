@@ -10,7 +10,14 @@ from umbel import current, signals
 from umbel._time import as_seconds
 from umbel.app.task import Task
 from umbel.brokers.base import Delivery
-from umbel.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from umbel.exceptions import (
+    InvalidTaskError,
+    NotRegistered,
+    Retry,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
 from umbel.execution.execute import aexecute, conclude, execute
 from umbel.execution.fire import fire
 from umbel.execution.outcome import Outcome
@@ -138,6 +145,7 @@ _CONCLUSIONS: Final[dict[str, Callable[[Delivery, str], BaseException]]] = {
     "expired": lambda *_: TaskRevokedError("expired"),
     "terminated": lambda *_: TaskRevokedError("terminated"),
     "crashed": lambda _, evidence: WorkerLostError(evidence),
+    "cancelled": lambda *_: Retry("cancelled: the worker was stopped"),
     "worker-lost": lambda _, evidence: WorkerLostError(evidence),
     "time-limit": lambda delivery, _: TimeLimitExceeded(delivery.message.hard_limit),
 }

@@ -102,10 +102,11 @@ def conclude(
 ) -> Outcome:
     """Return the outcome of a delivery that no run will report, for the worker's parent.
 
-    *exc* says what happened: `TaskRevokedError` (revoked, expired, terminated) makes it REVOKED, everything else
-    FAILURE. *plan* is None when the task is unknown here. *reason* is a line for people instead of the exception's.
-    *retries*: it counts as a retry of the task, as long as it has one left. The task's hooks and its errbacks are
-    called here where the run itself can no longer do it (API-182), or given to *aside*, which calls them later.
+    *exc* says what happened: `TaskRevokedError` (revoked, expired, terminated) makes it REVOKED, `Retry` RETRY (that of
+    a task which was cancelled, and which nobody sends again), everything else FAILURE. *plan* is None when the task is
+    unknown here. *reason* is a line for people instead of the exception's. *retries*: it counts as a retry of the task,
+    as long as it has one left. The task's hooks and its errbacks are called here where the run itself can no longer do
+    it (API-182), or given to *aside*, which calls them later.
     """
     try:
         args, kwargs, embed = env.read(delivery.message)
@@ -114,6 +115,10 @@ def conclude(
     request = Request.of_delivery(delivery, args, kwargs, embed, hostname=env.hostname)
     if isinstance(exc, TaskRevokedError):
         ended = _revoked(env, plan, request, exc)
+    elif isinstance(exc, Retry) and plan is not None:
+        ended = _retried(plan, request, exc)
+        parts = lost_parts(env, request, states.FAILURE, exc)  # a chord does not wait for what nobody runs
+        ended = msgspec.structs.replace(ended, outcome=msgspec.structs.replace(ended.outcome, parts=parts))
     else:
         try:
             ended = _retried_or_failed(env, plan, request, exc) if retries else _failed(env, plan, request, exc)

@@ -412,6 +412,8 @@ def _lost(state: WorkerState, receipt: Lost, settlements: list[Settlement]) -> l
         return _timed_out(state, receipt.tag, held, settlements)
     if held.why is not None:
         return [_conclude(receipt.tag, held, held.why, receipt.evidence)]
+    if held.lease is None and cancelled and state.stopping is Manner.COLD:
+        return [*cancelled, _conclude(receipt.tag, held, Why.CANCELLED, receipt.evidence)]
     if held.lease is None:
         return [_conclude(receipt.tag, held, Why.LOST, receipt.evidence)]
     if not receipt.at_fault:

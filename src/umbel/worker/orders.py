@@ -39,6 +39,7 @@ class Why(Enum):
     REVOKED = "revoked"
     EXPIRED = "expired"
     CRASHED = "crashed"  # `task_crash_limit` reached
+    CANCELLED = "cancelled"  # a cold stop ended it, and it was acknowledged before: it does not run again
     LOST = "worker-lost"  # its process died, and it may not run again
     TIMEOUT = "time-limit"  # hard limit
     TERMINATED = "terminated"  # revoked while it ran
@@ -89,7 +90,7 @@ class Tell(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cancelled(msgspec.Struct, frozen=True, gc=False):
-    """The task was ended here before its time and runs again elsewhere; tell whoever listens."""
+    """The task was ended here before its time, to run again elsewhere if it may; tell whoever listens."""
 
     delivery: Delivery
 

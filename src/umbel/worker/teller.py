@@ -167,8 +167,8 @@ def _ending(ending: Ending, signals: dict[str, int]) -> tuple[str, Mapping[str, 
                 "signum": None if signum is None else int(signum),
                 "expired": why is Why.EXPIRED,
             }
-        case Why.INVALID:
-            return None
+        case Why.INVALID | Why.CANCELLED:
+            return None  # of the latter `cancelled` has told
         case _:
             return _failed("task-failed", outcome)
 
