@@ -1,6 +1,6 @@
 """Several beats, killed at random and started again, or their Redis: each instant of each entry is sent exactly once.
 
-With UMBEL_LONG_STORIES=1 it is five beats, a thousand entries and a kill every two seconds, for two minutes.
+With UMBEL_TEST_LONG_STORIES=1 it is five beats, a thousand entries and a kill every two seconds, for two minutes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def sent(app):
 
 def run_beats(app, *, beats, entries, seconds, pause, dice, strike=None):
     """Run *beats* for so long, killing one each *pause* or what *strike* kills; compare; return (kills, instants)."""
-    if os.environ.get("UMBEL_LONG_STORIES"):
+    if os.environ.get("UMBEL_TEST_LONG_STORIES"):
         beats, entries, seconds, pause = 5, 1000, 120, 2
     every = {f"e{i}": round(dice.uniform(seconds / 60, seconds / 5), 3) for i in range(entries)}
     app.conf.beat_misfire = "catch_up(10000)"

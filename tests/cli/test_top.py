@@ -143,10 +143,14 @@ def test_the_screen_fits_eighty_columns_and_obeys_keys(app, watch):
             await press("escape", "c", "e")
             await press("l", "5", "/", "m", "enter")
             assert told == [(("t1",), {"terminate": True}), "events", ("app.add", "5/m")]
+            await press("tab")
+            assert top.focused.id == "queues"
             await press("p")
             assert watch.picture().queues[0].paused
             await press("p", "a")
             assert not watch.picture().queues[0].paused
+            await press("tab", "tab")
+            assert top.focused.id == "tasks"
             await press("q")
 
     asyncio.run(afternoon())

@@ -75,6 +75,7 @@ class Top(App):  # type: ignore[misc]  # textual is Any
         Binding("l", "rate", "Rate"),
         Binding("f", "failures", "Failures"),
         Binding("e", "events", "Events"),
+        Binding("tab", "turn", "Tables", show=False, priority=True),
         Binding("j", "down", "Down", show=False),
         Binding("k", "up", "Up", show=False),
         Binding("q", "quit", "Quit"),
@@ -119,6 +120,14 @@ class Top(App):  # type: ignore[misc]  # textual is Any
         self.query_one("#tasks").show({each.id: _task(each, width) for each in picture.tasks})
 
     # -- keys
+
+    def action_turn(self) -> None:
+        """Go from the tasks to the queues, the workers, and back."""
+        places = ["tasks", "queues", "workers"]
+        here = getattr(self.focused, "id", None)
+        there = places[(places.index(here) + 1) % len(places)] if here in places else "tasks"
+        for table in self.query(f"#{there}"):  # none while something else is shown
+            table.focus()
 
     def action_down(self) -> None:
         """Go down."""

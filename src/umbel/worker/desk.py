@@ -170,7 +170,7 @@ class Desk:
         event = {
             **self._common,
             "freq": self._every or 5.0,
-            "active": worker.core.submitted,
+            "active": min(worker.core.submitted, worker.core.slots),  # the pool may hold a few that wait
             "processed": worker.ledger.processed,
             "loadavg": [round(load, 2) for load in os.getloadavg()],
             "sw_ident": "py-celery",

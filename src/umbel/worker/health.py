@@ -76,7 +76,7 @@ def _metrics(node: Node, queues: _Queues) -> tuple[int, str]:
             hostname=node.hostname,
             version=__version__,
             slots=loop.state.slots,
-            busy=loop.state.submitted,
+            busy=min(loop.state.submitted, loop.state.slots),
             held=len(loop.state.held),
             consuming=loop.idle_because is None,
             replaced=info["replaced"],

@@ -21,7 +21,7 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     version: str
     slots: int
-    busy: int  # tasks in the pool
+    busy: int  # tasks that run
     held: int  # deliveries in our hand
     consuming: bool
     replaced: Mapping[str, int]  # child processes replaced, by reason
@@ -40,7 +40,7 @@ def _lines(ledger: Ledger, gauges: Gauges) -> Iterator[str]:
     ])  # fmt: skip
     yield from _one("umbel_worker_consuming", "gauge", "1 while the worker takes tasks.", int(gauges.consuming))
     yield from _one("umbel_worker_slots", "gauge", "Tasks that may run at once.", gauges.slots)
-    yield from _one("umbel_worker_slots_busy", "gauge", "Tasks in the pool.", gauges.busy)
+    yield from _one("umbel_worker_slots_busy", "gauge", "Tasks that run.", gauges.busy)
     yield from _one("umbel_worker_deliveries", "gauge", "Messages in the worker's hand.", gauges.held)
     yield from _family(
         "umbel_tasks_received_total", "counter", "Tasks that arrived.",
