@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -65,6 +66,17 @@ def fired(runs: Runs, kind: str) -> Counter[str]:
     return Counter({line.partition(" as ")[0]: 1 for line in messages}) | found
 
 
+def let_its_time_run_out(app: Umbel, file: Path) -> None:
+    """Have as much time pass as the one ready chord is left to whoever completed it."""
+    if file.exists():
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            assert connection.execute("UPDATE chords SET until = 0").rowcount == 1
+    else:
+        with redis.Redis.from_url(app.conf.broker_url) as server:
+            (chord_key,) = server.zrange("umbel.chords", 0, -1)
+            server.zadd("umbel.chords", {chord_key: 0.0})
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_worker_killed_at_any_step_fires_each_body_exactly_once(
@@ -114,7 +126,7 @@ def test_a_worker_killed_at_any_step_fires_each_body_exactly_once(
 
 
 @pytest.mark.timeout(60)
-def test_a_chord_that_a_dead_worker_completed_is_found_and_fired(story: tuple[Umbel, Runs]):
+def test_a_chord_that_a_dead_worker_completed_is_found_and_fired(story: tuple[Umbel, Runs], tmp_path: Path):
     app, runs = story
     made = chord([app.tasks["story.first"].si(1)], app.tasks["story.body"].s(7)).apply_async()
     with closing(app.open_broker()) as broker:
@@ -124,6 +136,7 @@ def test_a_chord_that_a_dead_worker_completed_is_found_and_fired(story: tuple[Um
         lease = Lease(delivery.tag, delivery.token)
         turn = broker.settle([Settlement(lease=lease, records=outcome.records, parts=outcome.parts)])
         assert len(turn.ready) == 1  # and with that it dies
+    let_its_time_run_out(app, tmp_path / "queue.db")
 
     assert run_worker(run_worker_until(app, lambda: bool(fired(runs, "body")) and not waiting(app), pool="solo")) == 0
     assert fired(runs, "body") == {"body 7 [1]": 1}
