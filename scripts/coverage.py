@@ -33,9 +33,19 @@ class Row(NamedTuple):
 
 def rows() -> list[Row]:
     """Return all rows, in order."""
-    lines = (ROOT / "scripts" / "coverage.txt").read_text().splitlines()
-    split = ([part.strip() for part in line.split("|")] for line in lines if line and not line.startswith("#"))
-    return [Row(*[*parts, ""][:3]) for parts in split]
+    why = left()
+    known = (line.split(" | ", 1) for line in _lines("coverage.txt"))
+    return [Row(row, title, why.get(row, "")) for row, title in known]
+
+
+def left() -> dict[str, str]:
+    """Return why rows are left on purpose, by their ids."""
+    return dict(line.split(": ", 1) for line in _lines("coverage_left.txt"))
+
+
+def _lines(name: str) -> list[str]:
+    lines = (ROOT / "scripts" / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def held() -> dict[str, set[str]]:
@@ -64,7 +74,7 @@ def page() -> str:
         "",
         "What a user of Celery, or a peer on the wire, can observe is written down in numbered rows. Tests name the",
         'rows they hold umbel to (`@pytest.mark.row("API-001")`); this page is made by `scripts/coverage.py`.',
-        "*Left* means on purpose, with the reason; *open* that no test shows it yet, whether it works or not.",
+        "*Left* means on purpose, see below; *open* that no test shows it yet, whether it works or not.",
         "",
         "| area | rows | held | left | open |",
         "|---|---|---|---|---|",
@@ -74,10 +84,12 @@ def page() -> str:
         has = sum(row.id in tests for row in own)
         left = sum(bool(row.left) and row.id not in tests for row in own)
         lines.append(f"| [{name}](#{area.lower()}) | {len(own)} | {has} | {left} | {len(own) - has - left} |")
+    lines += ["", "## Left on purpose", "", "| row | about | why |", "|---|---|---|"]
+    lines += [f"| {row.id} | {_cell(row.title)} | {_cell(row.left)} |" for row in every if row.left]
     for area, name in AREAS.items():
         lines += ["", f'<a id="{area.lower()}"></a>', "", f"## {name}", "", "| row | about | state |", "|---|---|---|"]
         for row in (row for row in every if row.area == area):
-            state = "held" if row.id in tests else f"left: {row.left}" if row.left else "open"
+            state = "held" if row.id in tests else "left" if row.left else "open"
             lines.append(f"| {row.id} | {_cell(row.title)} | {state} |")
     return "\n".join(lines) + "\n"
 

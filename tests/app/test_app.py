@@ -83,6 +83,21 @@ def test_an_app_shows_its_name():
     assert repr(make()).startswith("<Umbel __main__ at 0x")
 
 
+@pytest.mark.row("CFG-267")
+def test_a_spawned_child_makes_its_tasks_at_once(monkeypatch):
+    monkeypatch.setenv("FORKED_BY_MULTIPROCESSING", "1")
+    bound = []
+
+    class Told(Task):
+        @classmethod
+        def on_bound(cls, app):
+            bound.append(cls.name)
+
+    with Umbel("spawned", set_as_current=False) as app:
+        app.task(lambda: 1, name="now", base=Told)
+        assert bound == ["now"]
+
+
 @pytest.mark.row("API-078")
 def test_an_app_can_be_pickled_with_its_settings():
     app = pickle.loads(pickle.dumps(make("proj", timezone="Europe/Berlin")))

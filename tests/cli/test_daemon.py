@@ -96,10 +96,12 @@ def test_user_group_and_mask_come_from_the_settings_where_no_option_says_them(um
     assert "the umask 'o22' is no number" in umbel("-A", "hello", service, f"{service}_umask=o22").err
 
 
+@pytest.mark.row("CLI-095")
 def test_so_does_a_monitor(umbel, folder, mask):
     with Umbel(set_as_current=False) as app:
         app.conf.update({"events_umask": "027", "events_uid": "nobody-of-that-name"})
-        ran = umbel("events", "--dump", app=app)
+        ran = umbel("events", "--dump", "-l", "debug", app=app)
+        assert "'loud' is not one of" in umbel("events", "--dump", "-l", "loud", app=app).err
 
     assert "there is no user 'nobody-of-that-name'" in ran.err
     assert mask() == 0o027
@@ -137,6 +139,20 @@ def test_the_python_of_a_detached_service_comes_from_its_settings_too(umbel, hel
 
     await_file(hello / "done")
     assert (hello / "done").read_text() == f"-m umbel -A hello {service} {service}_executable={python}\n"
+
+
+@pytest.mark.process
+@pytest.mark.row("CFG-252")
+def test_a_fake_fork_runs_it_right_here(hello):
+    (hello / "python").write_text('#!/bin/sh\necho "$@" >&2\necho here\n')
+    (hello / "python").chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "umbel", "-A", "hello", "beat", "--detach", "--executable", str(hello / "python")],
+        env={**os.environ, "C_FAKEFORK": "1"}, cwd=hello, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (0, "here\n")
+    assert done.stderr.startswith("-m umbel -A hello beat --executable")
 
 
 def await_file(path):

@@ -114,6 +114,19 @@ def test_the_environment_names_the_app(umbel, hello, monkeypatch, variable):
     assert "hello.hello" in umbel("list", "tasks").out
 
 
+@pytest.mark.row("CLI-007")
+def test_colours_are_left_out_on_request(umbel, hello, capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+
+    assert "\x1b[" in umbel("-A", "hello", "list", "tasks").out
+    for words in (("-C",), ("--no-color",)):
+        assert "\x1b[" not in umbel(*words, "-A", "hello", "list", "tasks").out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in umbel("-A", "hello", "list", "tasks").out
+
+
 @pytest.mark.row("CLI-002", "CLI-003", "CLI-004", "CLI-005", "CLI-010", "CFG-260")
 def test_options_reach_the_app_and_the_environment(umbel, hello):
     (hello / "settings.py").write_text("timezone = 'Europe/Berlin'\n")

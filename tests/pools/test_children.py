@@ -50,9 +50,12 @@ class TestPrefork:
 
     # -- what a child inherits
 
+    @pytest.mark.row("CLI-074")
     def test_a_child_has_default_signals_and_ignores_interrupts(self, make_driver):
+        defaults = ("SIGTERM", "SIGHUP", "SIGTTIN", "SIGTTOU")
+
         def handlers():
-            return {name: str(signal.getsignal(getattr(signal, name))) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
+            return {name: str(signal.getsignal(getattr(signal, name))) for name in ("SIGINT", *defaults)}
 
         before = signal.signal(signal.SIGTERM, lambda *_: None)
         try:
@@ -61,7 +64,7 @@ class TestPrefork:
             signal.signal(signal.SIGTERM, before)
 
         assert driver.results(driver.give("handlers")) == [
-            {"SIGINT": str(signal.SIG_IGN), "SIGTERM": str(signal.SIG_DFL), "SIGHUP": str(signal.SIG_DFL)}
+            {"SIGINT": str(signal.SIG_IGN), **dict.fromkeys(defaults, str(signal.SIG_DFL))}
         ]
 
     def test_a_child_reads_nothing_from_standard_input(self, make_driver):

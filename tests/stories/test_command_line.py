@@ -182,6 +182,22 @@ def test_ctrl_c_lets_a_task_end_and_exits_with_1(terminal, tmp_path):
     assert terminal.umbel("result", nap) == "rested"
 
 
+@pytest.mark.row("CLI-019", "CLI-067", "CLI-070", "CLI-072", "CLI-075")
+def test_a_worker_shows_its_stacks_and_stops_in_two_steps(terminal, tmp_path):
+    worker = terminal.start("-c", "1", "worker_soft_shutdown_timeout=600")
+    worker.wait_for(r"ready\.$")
+    terminal.umbel("call", "shop.nap", "-a", f'["{tmp_path}/began", 600]')
+    wait_until((tmp_path / "began").exists)
+
+    worker.process.send_signal(signal.SIGUSR1)
+    worker.wait_for(r"hread 0x.*most recent call first")
+    worker.process.send_signal(signal.SIGQUIT)
+    worker.wait_for("Initiating Soft Shutdown, terminating in 600 seconds")
+
+    assert worker.end(signal.SIGQUIT) == 0  # at once
+    assert terminal.umbel("list", "queues").splitlines()[1].split()[:2] == ["celery", "1"]
+
+
 @pytest.mark.row("CLI-008", "CLI-030", "CLI-060")
 def test_a_quiet_worker_says_nothing(terminal):
     worker = terminal.start("--quiet", "-P", "solo")

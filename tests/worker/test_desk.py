@@ -340,7 +340,7 @@ def test_only_those_who_are_meant_answer(app, node):
     assert seen == [{"w1@host": {"ok": "pong"}}]
 
 
-@pytest.mark.row("API-484")
+@pytest.mark.row("API-484", "CLI-129")
 def test_two_nodes_of_one_name_are_noticed(app):
     from umbel.app.control import flatten_reply
     from umbel.exceptions import DuplicateNodenameWarning

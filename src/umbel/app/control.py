@@ -3,6 +3,7 @@
 # ruff: noqa: FBT001, FBT002, PLR0917 - Celery's signatures
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from umbel.wire.message import Route
 
 __all__ = ["Control", "Inspect", "flatten_reply"]
 
-_SIGNAL: Final = "SIGTERM"  # what ends a task that is terminated
+_SIGNAL: Final = os.environ.get("REMAP_SIGTERM", "SIGTERM")  # what ends a task that is terminated
 
 
 def flatten_reply(reply: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

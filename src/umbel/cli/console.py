@@ -29,7 +29,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, colo
         table.add_column(column, overflow="fold", no_wrap=i == 0)
     for row in texts:
         table.add_row(*row)
-    Console(no_color=not color, highlight=False, markup=False).print(table)
+    Console(color_system="auto" if color else None, highlight=False, markup=False).print(table)
 
 
 def show_json(value: Any) -> None:
