@@ -64,6 +64,22 @@ def test_what_a_celery_worker_has_counted_counts_and_the_claim_is_left_for_it_to
     assert counter.count_parts([part(5)]) == ()
 
 
+@pytest.mark.row("PRT-203")
+def test_a_chord_that_a_celery_worker_has_claimed_is_left_to_it_while_the_claim_holds(counter, eye, prefix):
+    key = f"{prefix}celery-taskset-meta-g"
+    counter.open_chords([ChordSize(group="g", size=2)])
+    counter.count_parts([part(0)])
+    eye.set(f"{key}.c", "token of its worker", ex=60)
+
+    assert counter.count_parts([part(1)]) == ()
+    eye.delete(f"{key}.c")  # it has died, and its claim has run out
+    (ready,) = counter.count_parts([part(1)])
+
+    assert ready.parts == (payload(0), payload(1))
+    assert 290 <= eye.ttl(f"{key}.c") <= 300
+    assert counter.ready_chords(10) == ()  # for five seconds it is left to whoever was given it
+
+
 @pytest.mark.row("PRT-204")
 def test_a_part_of_an_older_peer_that_keeps_no_list_of_parts_counts_too(counter, eye, prefix):
     key = f"{prefix}celery-taskset-meta-g"
