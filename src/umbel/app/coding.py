@@ -11,7 +11,7 @@ import msgspec
 from umbel.states import EXCEPTION_STATES, READY_STATES
 from umbel.wire.codecs import Codecs, Encoded
 from umbel.wire.message import Message
-from umbel.wire.protocol import Body, decode_body, encode_body
+from umbel.wire.protocol import Body, decode_body, decode_body_with_links, encode_body
 from umbel.wire.result import (
     Details,
     ResultMeta,
@@ -57,6 +57,10 @@ class Coder:
     def read(self, message: Message) -> Body:
         """Return what is in the body of *message*; raises as `decode_body`."""
         return decode_body(message, codecs=self.codecs, accept=self._accept)
+
+    def read_to_run(self, message: Message) -> Body:
+        """Do as `read`, but leave a long chain unread, as `Links`."""
+        return decode_body_with_links(message, codecs=self.codecs, accept=self._accept)
 
     def write(
         self,

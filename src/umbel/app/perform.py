@@ -47,7 +47,7 @@ class Plans:
         coder = app.coder
         self.env = Environment(
             hostname=hostname,
-            read=coder.read,
+            read=coder.read_to_run,
             write=coder.write,
             prepare=prepare or app.prepare,
             expand=app.expand,

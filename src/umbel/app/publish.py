@@ -18,6 +18,7 @@ from umbel.app.queues import Queue
 from umbel.app.routes import Router
 from umbel.brokers.base import Publication
 from umbel.exceptions import CeleryWarning
+from umbel.wire.links import Links
 from umbel.wire.message import Message, Route
 from umbel.wire.protocol import (
     Body,
@@ -98,9 +99,11 @@ class Publisher:
         compression = given.get("compression") or getattr(task, "compression", None) or self._compression
         message: Message | None = None
         if announce and signals.before_task_publish.receivers:
+            body = _read(body)
             message, fields = self._announce(replace(self._blank, **fields), route, body, given), {}
         if self._protocol == 1:
-            return self._of_protocol_1(replace(message or self._blank, **fields), route, body, serializer, compression)
+            message = replace(message or self._blank, **fields)
+            return self._of_protocol_1(message, route, _read(body), serializer, compression)
         encoded = self._coder.body(body, serializer=serializer, compression=compression)
         return Publication(
             message=replace(
@@ -388,6 +391,12 @@ def _divide(fields: dict[str, Any], unknown: dict[str, Any], stamped_headers: Se
         fields["stamped_headers"], fields["stamps"] = tuple(stamped_headers), stamps
     if unknown:
         fields["properties"] = unknown
+
+
+def _read(body: Body) -> Body:
+    """Return *body* with all of its chain read, for those who look at it."""
+    links = body.embed["chain"]
+    return body._replace(embed={**body.embed, "chain": [*links]}) if type(links) is Links else body
 
 
 def _with_links(body: Body) -> Body:

@@ -327,7 +327,7 @@ def _succeeded(plan: TaskPlan, request: Request, value: Any) -> Ended:
     """Return the end of a run that returned *value*; raises when it cannot be encoded, or what follows not be sent."""
     children: Sequence[Any] = request.__dict__.get("children", ())
     follows = _NO_FOLLOW_UPS
-    if request.callbacks or request.chain or request.chord:
+    if request.callbacks or request.steps or request.chord:
         follows = after_success(plan.env, request, value)
         children = [*children, *follows.children]
     records: tuple[Any, ...] = ()

@@ -20,6 +20,7 @@ from umbel.execution.record import make_record
 from umbel.execution.request import Request
 from umbel.states import FAILURE, SUCCESS
 from umbel.wire.chord import ChordPart, ChordSize
+from umbel.wire.links import Links
 from umbel.wire.record import Record
 
 __all__ = ["AfterFailure", "AfterSuccess", "Sent", "after_failure", "after_success", "inherited", "lost_parts", "send"]
@@ -66,15 +67,18 @@ def after_success(env: Environment, request: Request, value: Any) -> AfterSucces
         Exception: whatever `Environment.prepare` raises; then nothing is sent and the task has failed (API-187).
     """
     callbacks = _checked("callbacks", request.callbacks)
-    chain = _checked("chain", request.chain)
+    chain = request.steps or ()
+    step = _checked("chain", [chain[-1]] if type(chain) is Links else chain)[-1] if chain else None
     if len(callbacks) > 1:
         groups = [callback for callback in callbacks if callback["subtask_type"] == "group"]
         others = [callback for callback in callbacks if callback["subtask_type"] != "group"]
         callbacks = [*groups, _as_group(others)] if others else groups
     options = inherited(env, request)
     sent = [send(env, callback, (value,), options) for callback in callbacks]
-    if chain:
-        sent.append(send(env, chain[-1], (value,), {**options, "chain": chain[:-1]}))
+    if step is not None:
+        rest = chain[:-1]  # where it is more than a task, they become part of other signatures, which are plain values
+        further = rest if step["subtask_type"] is None else [*rest]
+        sent.append(send(env, step, (value,), {**options, "chain": further}))
     return AfterSuccess(
         tuple(publication for each in sent for publication in each.publications),
         tuple(size for each in sent for size in each.sizes),
@@ -174,7 +178,7 @@ def _checked(what: str, found: Any) -> Sequence[_Signature]:
     if not found:
         return ()
     for each in found if isinstance(found, (list, tuple)) else (found,):
-        if each is found or not (isinstance(each, Mapping) and each.keys() >= _FIELDS):
+        if each is found or not (isinstance(each, dict | Mapping) and each.keys() >= _FIELDS):
             raise InvalidTaskError(
                 f"the message is damaged: its {what} hold {safe_repr(each)}, which is no signature; look at its sender"
             )

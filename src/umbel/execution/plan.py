@@ -96,7 +96,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What every run in this process shares."""
 
     hostname: str  # node name
-    read: Callable[[Message], Body]  # raises InvalidMessage, InvalidTaskError
+    read: Callable[[Message], Body]  # may leave a chain as `Links`; raises InvalidMessage, InvalidTaskError
     write: Writer
     prepare: Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Publication]  # name, args, kwargs,
     #                                                            options of apply_async; builds, sends nothing

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from umbel.brokers.base import Delivery, Publication
 from umbel.wire.chord import ChordPart, ChordSize
+from umbel.wire.links import Links
 from umbel.wire.message import Message
 from umbel.wire.record import Record
 
@@ -57,6 +58,16 @@ def _properties(message: Message) -> dict[str, Any]:
     }
 
 
+class _Chain:
+    """The chain as signatures, read when somebody asks for it; assigning replaces it."""
+
+    def __get__(self, request: Request | None, owner: type) -> Any:
+        if request is None or request.links is None:
+            return None
+        chain = request.__dict__["chain"] = [*request.links]
+        return chain
+
+
 class Request:
     """What a running task may know of its call.
 
@@ -78,7 +89,6 @@ class Request:
     is_eager: bool = False
     callbacks: list[Any] | None = None  # signatures as dicts, to run on success
     errbacks: list[Any] | None = None  # the same, on failure
-    chain: list[Any] | None = None  # what follows, in reverse: the next one is last
     chord: Any = None  # the body whose header this is a part of
     loglevel: int | None = None
     logfile: str | None = None
@@ -108,8 +118,10 @@ class Request:
         lambda message: None if message.stamped_headers is None else list(message.stamped_headers)
     )
     stamps = _OfMessage(lambda message: message.stamps)
+    chain = _Chain()  # what follows, in reverse: the next one is last
 
     # Kept for this room and for Task; not part of what users are promised.
+    links: Links | None = None  # the chain as it came, unread
     running: bool = False  # `run` was entered by the worker: a `__call__` on the way must not begin a new request
     max_retries: int | None = None  # what a `retry` in this run asked for; None = the task's own
 
@@ -141,11 +153,20 @@ class Request:
         if embed:
             request.callbacks = embed.get("callbacks")
             request.errbacks = embed.get("errbacks")
-            request.chain = embed.get("chain")
+            if type(chain := embed.get("chain")) is Links:
+                request.links = chain
+            else:
+                request.__dict__["chain"] = chain
             request.chord = embed.get("chord")
             if len(embed) > len(_EMBEDDED):
                 request.__dict__.update((key, embed[key]) for key in embed.keys() - _EMBEDDED)
         return request
+
+    @property
+    def steps(self) -> Sequence[Any] | None:
+        """The chain, read as far as somebody did."""
+        own: Sequence[Any] | None = self.__dict__.get("chain", self.links)
+        return own
 
     @cached_property
     def delivery_info(self) -> dict[str, Any] | None:

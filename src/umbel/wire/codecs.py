@@ -62,8 +62,8 @@ class Codecs:
         self._by_name: dict[str, Codec] = {}
         self._by_type: dict[str, Codec] = {}
         self._looked_for_more = False
-        json_codec = Codec("json", "application/json", "utf-8", self.json.encode, self.json.decode)
-        for codec in (json_codec, *_BUILT_IN, *codecs):
+        self._own_json = Codec("json", "application/json", "utf-8", self.json.encode, self.json.decode)
+        for codec in (self._own_json, *_BUILT_IN, *codecs):
             self.register(codec)
 
     def register(self, codec: Codec) -> None:
@@ -76,6 +76,11 @@ class Codecs:
         codec = self.codec(name)
         self._by_name = {key: value for key, value in self._by_name.items() if value is not codec}
         self._by_type = {key: value for key, value in self._by_type.items() if value is not codec}
+
+    @property
+    def has_own_json(self) -> bool:
+        """Whether nobody has replaced the serializer of JSON."""
+        return self._by_type["application/json"] is self._by_name["json"] is self._own_json
 
     @property
     def names(self) -> list[str]:

@@ -17,6 +17,7 @@ from umbel._time import aware, parse_iso
 from umbel.exceptions import EncodeError, InvalidMessage
 from umbel.wire.codecs import Codecs, Encoded
 from umbel.wire.compression import SIZE_LIMIT, compress, decompress
+from umbel.wire.links import Links, read_with_links
 from umbel.wire.message import Message
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "TaskProperties",
     "as_protocol_1",
     "decode_body",
+    "decode_body_with_links",
     "decode_value",
     "embed",
     "encode_body",
@@ -151,8 +153,27 @@ def encode_body(
         raise TypeError(f"task args must be a list or tuple, not {type(args).__name__}: {safe_repr(args, maxlen=100)}")
     if not isinstance(kwargs, Mapping):
         raise TypeError(f"task kwargs must be a mapping, not {type(kwargs).__name__}: {safe_repr(kwargs, maxlen=100)}")
-    encoded = codecs.encode((args, kwargs, embed), serializer)
+    if type(links := embed.get("chain")) is not Links:
+        encoded = codecs.encode((args, kwargs, embed), serializer)
+    elif serializer == "json" and codecs.has_own_json:
+        encoded = _with_links(args, kwargs, embed, links, codecs)
+    else:
+        encoded = codecs.encode((args, kwargs, {**embed, "chain": [*links]}), serializer)
     return encoded if compression is None else _compressed(encoded, compression)
+
+
+def _with_links(args: Any, kwargs: Any, embed: Mapping[str, Any], links: Links, codecs: Codecs) -> Encoded:
+    """Return the JSON that `Codecs.encode` makes, with the texts of *links* as they are."""
+
+    def text(value: Any) -> bytes:
+        return codecs.encode(value, "json").body
+
+    parts = (
+        b"[", text(args), b", ", text(kwargs),
+        b', {"callbacks": ', text(embed["callbacks"]), b', "errbacks": ', text(embed["errbacks"]),
+        b', "chain": [', b", ".join(map(bytes, links.texts)), b'], "chord": ', text(embed["chord"]), b"}]",
+    )  # fmt: skip
+    return Encoded(b"".join(parts), "application/json", "utf-8")
 
 
 def as_protocol_1(
@@ -373,6 +394,16 @@ def decode_value(message: Message, *, codecs: Codecs, accept: Collection[str] | 
     """
     data = _plain_bytes(message.body, message.compression, limit)
     return codecs.decode(data, message.content_type, message.content_encoding, accept=accept)
+
+
+def decode_body_with_links(message: Message, *, codecs: Codecs, accept: Collection[str] | None) -> Body:
+    """Do as `decode_body`, but leave a long chain unread, as `Links`."""
+    if message.content_type == "application/json" and message.compression is None and codecs.has_own_json:
+        codecs.check(message.content_type, accept)
+        found = read_with_links(message.body)
+        if found is not None:
+            return Body(*found)
+    return decode_body(message, codecs=codecs, accept=accept)
 
 
 def decode_body(message: Message, *, codecs: Codecs, accept: Collection[str] | None, limit: int = SIZE_LIMIT) -> Body:
