@@ -16,7 +16,7 @@ from umbel.brokers.base import Publication
 from umbel.events.dispatcher import EventDispatcher
 from umbel.events.receiver import EventReceiver
 from umbel.events.state import State
-from umbel.wire.event import event_message
+from umbel.wire.event import call_fields, event_message
 from umbel.wire.message import Route
 from umbel.wire.topology import Exchange, Topology
 
@@ -121,15 +121,7 @@ class Events:
             if message.task and getattr(task, "send_events", True):
                 event = {
                     **common,
-                    "uuid": message.id,
-                    "root_id": message.root_id,
-                    "parent_id": message.parent_id,
-                    "name": message.shadow or message.task,
-                    "args": message.argsrepr,
-                    "kwargs": message.kwargsrepr,
-                    "retries": message.retries,
-                    "eta": None if message.eta is None else message.eta.isoformat(),
-                    "expires": None if message.expires is None else message.expires.isoformat(),
+                    **call_fields(message),
                     "queue": route.routing_key,
                     "exchange": route.exchange,
                     "routing_key": route.routing_key,

@@ -14,7 +14,7 @@ from umbel.wire.message import Message, Route
 from umbel.wire.protocol import decode_value
 from umbel.wire.topology import Binding, Exchange, ExchangeType, QueueSpec, Topology
 
-__all__ = ["EVENT_EXCHANGE", "event", "event_message", "monitor_topology", "read_events"]
+__all__ = ["EVENT_EXCHANGE", "call_fields", "event", "event_message", "monitor_topology", "read_events"]
 
 EVENT_EXCHANGE: Final = "celeryev"
 
@@ -42,6 +42,21 @@ def event(
         **fields,
         "timestamp": timestamp,
         "type": type,
+    }
+
+
+def call_fields(message: Message) -> dict[str, Any]:
+    """Return what events say of a call that was sent or received (PRT-219, PRT-220)."""
+    return {
+        "uuid": message.id,
+        "name": message.shadow or message.task,
+        "args": message.argsrepr,
+        "kwargs": message.kwargsrepr,
+        "root_id": message.root_id,
+        "parent_id": message.parent_id,
+        "retries": message.retries,
+        "eta": None if message.eta is None else message.eta.isoformat(),
+        "expires": None if message.expires is None else message.expires.isoformat(),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from umbel import states
 from umbel.brokers.base import Delivery, Publication, Settlement
 from umbel.execution.outcome import Outcome
+from umbel.wire.event import call_fields
 from umbel.worker.orders import Ending, Why
 
 __all__ = ["Event", "Teller"]
@@ -57,58 +58,33 @@ class Teller:
     def received(self, deliveries: Iterable[Delivery]) -> None:
         """Tell that these arrived."""
         for delivery in deliveries:
-            message = delivery.message
-            if delivery.invalid is not None or not self._wants_events(message.task):
-                continue
-            self._keep(
-                {
-                    **self._common,
-                    "uuid": message.id,
-                    "name": message.shadow or message.task,
-                    "args": message.argsrepr,
-                    "kwargs": message.kwargsrepr,
-                    "root_id": message.root_id,
-                    "parent_id": message.parent_id,
-                    "retries": message.retries,
-                    "eta": None if message.eta is None else message.eta.isoformat(),
-                    "expires": None if message.expires is None else message.expires.isoformat(),
-                    "timestamp": time.time(),
-                    "type": "task-received",
-                }
-            )
+            if delivery.invalid is None and self._wants_events(delivery.message.task):
+                self._keep({**self._common, **call_fields(delivery.message)}, "task-received")
 
     def begun(self, delivery: Delivery, *, ago: float = 0.0) -> None:
         """Tell that this one runs since so many seconds."""
         self._begun.add(delivery.tag)
-        if self._wants_events(delivery.message.task):
-            uuid = delivery.message.id
-            self._keep({**self._common, "uuid": uuid, "timestamp": time.time() - ago, "type": "task-started"})
+        self._tell(delivery, "task-started", ago=ago)
 
     def cancelled(self, delivery: Delivery) -> None:
         """Tell that this one was ended here before its time, and runs again elsewhere."""
         self._begun.discard(delivery.tag)
-        if self._wants_events(delivery.message.task):
-            self._keep(
-                {**self._common, "uuid": delivery.message.id, "timestamp": time.time(), "type": "task-cancelled"}
-            )
+        self._tell(delivery, "task-cancelled")
 
     def ended(self, endings: Iterable[Ending]) -> None:
         """Tell what became of these."""
         for ending in endings:
-            message, tag = ending.delivery.message, ending.delivery.tag
-            if tag in self._begun:
-                self._begun.discard(tag)
-            elif ending.runtime is not None:
+            tag = ending.delivery.tag
+            if tag not in self._begun and ending.runtime is not None:
                 self.begun(ending.delivery, ago=ending.runtime)
-                self._begun.discard(tag)
-            if message.id and self._wants_events(message.task) and (told := _ending(ending, self._why)) is not None:
-                kind, fields = told
-                self._keep({**self._common, "uuid": message.id, **fields, "timestamp": time.time(), "type": kind})
+            self._begun.discard(tag)
+            if ending.delivery.message.id and (told := _ending(ending, self._why)) is not None:
+                self._tell(ending.delivery, *told)
 
     def sent(self, events: Iterable[Event]) -> None:
         """Tell that follow-ups are sent, with the settlement that sends them."""
         for event in events:
-            self._keep(event)
+            self._keep(event, "task-sent")
 
     def will_terminate(self, ids: Iterable[str], signum: int) -> None:
         """Remember the signal with which these are about to be stopped, for the event of their end."""
@@ -147,11 +123,19 @@ class Teller:
                 self.begun(delivery, ago=now - since)
         self._begun.intersection_update([delivery.tag for delivery, _ in running])
 
-    def _keep(self, event: Event) -> None:
+    def _tell(
+        self, delivery: Delivery, kind: str, fields: Mapping[str, Any] | None = None, *, ago: float = 0.0
+    ) -> None:
+        message = delivery.message
+        if self._wants_events(message.task):
+            self._keep({**self._common, "uuid": message.id, **(fields or {})}, kind, ago=ago)
+
+    def _keep(self, event: Event, kind: str, *, ago: float = 0.0) -> None:
         if not self._events:
             self._since = time.monotonic()
         elif len(self._events) >= _KEPT:
             del self._events[: _KEPT // 10]
+        event["timestamp"], event["type"] = time.time() - ago, kind
         self._events.append(event)
 
 
