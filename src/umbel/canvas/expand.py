@@ -58,7 +58,10 @@ def _stream(
                     own = identity(member, app, Place(group_id=group_id, group_index=index), next(new_ids))
                     index += 1
                     result.results.append(handle(member, app, own["task_id"]))
-                    yield Call(member["task"], *merged({**member, "options": own}, args, kwargs, options))
+                    if args or kwargs or options:
+                        yield Call(member["task"], *merged({**member, "options": own}, args, kwargs, options))
+                    else:
+                        yield Call(member["task"], member["args"], dict(member["kwargs"]), own)
                     continue
                 placed = place(member, app, Place(group_id=group_id, group_index=index))
                 if placed.width:
