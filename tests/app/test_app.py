@@ -4,6 +4,7 @@ import sys
 import threading
 import types
 import warnings
+from contextlib import closing
 from datetime import UTC, timedelta
 from zoneinfo import ZoneInfo
 
@@ -212,13 +213,35 @@ def test_the_default_app_is_at_home_in_the_current_directory(tmp_path, monkeypat
     assert umbel.current_app.conf.task_default_queue == "from_celeryconfig"
 
 
-def test_with_a_broker_results_are_kept_only_where_the_settings_say():
-    app = Umbel("x", broker="memory://", set_as_current=False)
+@pytest.mark.row("TB-144", "PRT-193")
+@pytest.mark.parametrize("backend", [None, "disabled://"])
+def test_with_a_broker_results_are_kept_only_where_the_settings_say(backend):
+    app = Umbel("x", broker="memory://", backend=backend, set_as_current=False)
 
     assert app.backend_url() is None
     assert not app.is_fused()
     with pytest.raises(ImproperlyConfigured, match="no result backend is configured"):
         app.AsyncResult("id").get()
+    with pytest.raises(NotImplementedError):  # what Celery raises
+        app.backend.get_task_meta("id")
+    assert app.backend.as_uri() == "disabled://"
+
+
+@pytest.mark.row("TB-155")
+def test_a_store_says_where_it_is_without_its_password():
+    app = Umbel("x", broker="memory://", backend="redis://me:sesame@host/1", set_as_current=False)
+
+    assert app.backend.as_uri() == "redis://me:**@host/1"
+    assert app.backend.as_uri(include_password=True) == "redis://me:sesame@host/1"
+
+
+@pytest.mark.row("TB-002")
+@pytest.mark.parametrize("scheme", ["amqp", "pyamqp", "librabbitmq"])
+def test_all_of_celerys_names_for_rabbitmq_lead_there(scheme):
+    app = Umbel("x", broker=f"{scheme}://localhost//", set_as_current=False)
+
+    with closing(app.open_broker()) as broker:  # nothing is connected yet
+        assert type(broker).__name__ == "AmqpBroker"
 
 
 def test_a_scheme_nobody_knows_is_an_error_that_lists_what_there_is():

@@ -140,15 +140,9 @@ def test_a_broken_entry_is_logged_and_asked_again_later(app, caplog):
 
 
 @pytest.mark.row("API-382", "TB-152")
-def test_old_results_are_deleted_at_four_where_the_store_does_not_do_it(app):
-    class Store:
-        supports_autoexpire = False
-
-        def close(self):
-            pass
-
+def test_old_results_are_deleted_at_four_where_the_store_does_not_do_it(app, tmp_path):
     assert "celery.backend_cleanup" not in Scheduler(app).schedule
-    app.__dict__["backend"] = Store()
+    app = Umbel("proj", broker="memory://", backend=f"db+sqlite:///{tmp_path / 'results.db'}", set_as_current=False)
     cleanup = Scheduler(app).schedule["celery.backend_cleanup"]
     assert (cleanup.task, cleanup.schedule, cleanup.options) == (
         "celery.backend_cleanup", crontab(0, 4), {"expires": 43200}

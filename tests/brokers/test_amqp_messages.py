@@ -65,7 +65,7 @@ def test_a_message_is_written_alike_and_comes_back(message):
     assert (arrival.message.body, arrival.message.priority) == (message.body, message.priority)
 
 
-@pytest.mark.row("PRT-029")
+@pytest.mark.row("PRT-029", "TB-029")
 def test_what_expires_stays_until_somebody_has_said_so_unless_the_user_wants_otherwise():
     message = Message(id="1", task="t", body=b"", expires=datetime(2026, 1, 2, 3, 5, 5, tzinfo=UTC))
     assert "expiration" not in decode_properties(content_of(message, NOW, expiration=False))

@@ -570,3 +570,45 @@ def test_one_event_is_one_command(open_broker, eye):
     assert (
         after.get("cmdstat_evalsha", {"calls": 0})["calls"] - before.get("cmdstat_evalsha", {"calls": 0})["calls"] < 50
     )
+
+
+@pytest.mark.row("PRT-117", "TB-040")
+def test_over_all_queues_the_more_urgent_step_goes_first(open_broker):
+    broker = open_broker("a", "b")
+    for queue, priority in (("a", 9), ("b", 6), ("a", 3), ("b", 0)):
+        send(broker, queue, f"{queue}{priority}", priority=priority)
+
+    assert [each.message.id for each in claim(broker)] == ["b0", "a3", "b6", "a9"]
+
+
+@pytest.mark.row("PRT-124")
+def test_the_lists_of_a_queue_that_expires_go_when_nobody_uses_them(open_broker, eye, prefix):
+    broker = open_broker()
+    broker.declare(Topology.of(QueueSpec("q", expires=30.0)))
+    send(broker, "q", "1")
+    send(broker, "q", "2", priority=9)
+
+    assert all(0 < eye.pttl(f"{prefix}q{step}") <= 60_000 for step in ("", f"{SEP}9"))
+
+
+@pytest.mark.row("PRT-135", "TB-029")
+def test_the_expiration_of_a_message_is_nothing_that_the_server_enforces(open_broker, eye, prefix):
+    broker = open_broker("q")
+    send(broker, "q", "1", expires=datetime.now(UTC) - timedelta(seconds=5), properties={"expiration": "0"})
+
+    (message,) = eye.lrange(f"{prefix}q", 0, -1)
+    assert json.loads(message)["properties"]["expiration"] == "0"
+    assert [each.message.id for each in claim(broker)] == ["1"]
+
+
+@pytest.mark.row("PRT-173")
+def test_a_result_is_stored_for_its_time_and_told_on_the_channel_of_its_key(service_url, eye, prefix):
+    names = Names.of({}, {"global_keyprefix": prefix})
+    key = f"{prefix}celery-task-meta-1"
+    with closing(RedisBackend(parse_address(service_url("redis"), {}), names)) as store, eye.pubsub() as listener:
+        listener.subscribe(key)
+        assert listener.get_message(timeout=5)["type"] == "subscribe"
+        store.store([Record(id="1", state="SUCCESS", payload=b'{"status": "SUCCESS"}', expires=86400.0)])
+
+        assert listener.get_message(timeout=5)["data"] == eye.get(key) == '{"status": "SUCCESS"}'
+        assert 86000 < eye.ttl(key) <= 86400

@@ -159,3 +159,10 @@ def test_an_unknown_type_is_refused(marker):
 def test_numbers_beyond_json_are_understood():
     assert math.isnan(ExtendedJson().decode(b"NaN"))
     assert ExtendedJson().decode(b'[Infinity, "\\ud800"]') == [math.inf, "\ud800"]
+
+
+@pytest.mark.row("PRT-100")
+def test_a_lazy_translation_of_django_travels_as_its_text():
+    lazy = pytest.importorskip("django.utils.functional").lazystr
+
+    assert ExtendedJson().encode({"greeting": lazy("hello")}) == b'{"greeting": "hello"}'

@@ -596,6 +596,7 @@ class Umbel:
             expires=as_seconds(self.conf.result_expires) or None,
             count_chords=(self.conf.result_backend_transport_options or {}).get("count_chords", True),
             limit=redis_settings.most_results_connections(self.backend_url(), self.conf),
+            url=self.backend_url(),
         )
 
     def broker_url(self, *, write: bool = False) -> str:

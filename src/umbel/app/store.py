@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
 
+from umbel._repr import mask_url
 from umbel.app.coding import Coder
 from umbel.app.connections import Connections
 from umbel.backends.base import Backend, Watch, chord_counter
@@ -35,6 +36,7 @@ class ResultStore:
         expires: float | None,
         count_chords: bool = True,
         limit: int | None = None,
+        url: str | None = None,
     ) -> None:
         """Have *open* make connections; it returns None where results are not kept. *expires* is in seconds.
 
@@ -49,6 +51,17 @@ class ResultStore:
         self._coder = coder
         self._expires = expires
         self._count_chords = count_chords
+        self._url = url or "disabled://"  # for people
+
+    def as_uri(self, include_password: bool = False) -> str:  # noqa: FBT001, FBT002 - Celery's signature
+        """Return where results are kept."""
+        return self._url if include_password else mask_url(self._url, "**")
+
+    @property
+    def supports_autoexpire(self) -> bool:
+        """Whether what expires goes by itself; if not, a task must delete it (`cleanup`)."""
+        with self._connections.lend() as backend:
+            return backend.features.expires
 
     # -- what `umbel.result` needs
 
@@ -220,9 +233,13 @@ class _Waiting:
         return self._decoded(self._backend.fetch(wanted)) if wanted else {}
 
 
+class _NotKept(ImproperlyConfigured, NotImplementedError):
+    """Results are not kept, so nothing can be read: Celery says so with NotImplementedError (PRT-193)."""
+
+
 def _required(backend: Backend | None) -> Backend:
     if backend is None:
-        raise ImproperlyConfigured(
+        raise _NotKept(
             "no result backend is configured, so nothing is known of any result. Set 'result_backend', "
             "or let the task say ignore_result=True if nobody needs its result."
         )

@@ -258,9 +258,9 @@ class Scheduler:
 
 def needs_cleanup(app: Any) -> bool:
     """Return whether old results must be deleted by a task."""
-    if not app.conf.result_expires:
+    if not app.conf.result_expires or app.backend_url() is None:
         return False
-    return not getattr(app.backend, "supports_autoexpire", True)
+    return not app.backend.supports_autoexpire
 
 
 def cleanup_entry(app: Any) -> dict[str, Any]:
