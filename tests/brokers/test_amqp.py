@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -597,6 +598,38 @@ def test_few_delay_queues_do_for_all_delays(seconds):
     assert wanted * 7 / 8 - 1 <= early <= wanted * 1.005 + 2
     assert wanted - 1 <= late <= wanted * 9 / 8 + 1
     assert len({span(each / 1000, late=False) for each in range(1, 60_000)}) < 120
+
+
+@service
+def test_what_comes_just_before_its_time_waits_where_it_came_and_goes_back_with_the_connection(url, queue):
+    now = [1000.0]
+
+    def open_at(clock):
+        return AmqpBroker(dialling(url), MessageReader(Codecs(), None), clock=clock)
+
+    def claim(broker):
+        claim = Claim(limit=10, lease=30, owner="node")
+        return [each.message.id for each in broker.settle((), claim).deliveries]
+
+    with closing(open_at(lambda: 5000.0)) as sender:  # to which all of this is over
+        for name, due in (("second", 1002.0), ("first", 1001.0), ("third", 1003.0)):
+            send(sender, queue, name, eta=datetime.fromtimestamp(due, UTC))
+    with closing(open_at(lambda: now[0])) as broker:
+        broker.consume([queue])
+        until = time.monotonic() + 20
+        while broker.sizes([queue])[queue].delayed < 3:
+            assert claim(broker) == []
+            assert time.monotonic() < until
+        assert broker.next_due() == 1.0
+
+        now[0] = 1001.0
+        assert claim(broker) == ["first"]
+        now[0] = 1002.0
+        assert claim(broker) == ["second"]
+    now[0] = 1003.0
+    with closing(open_at(lambda: now[0])) as other:
+        other.consume([queue])
+        assert {each.message.id for each in await_deliveries(other, 3)} == {"first", "second", "third"}
 
 
 @service

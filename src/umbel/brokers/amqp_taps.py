@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 import time
 from collections import deque
@@ -67,6 +68,7 @@ class Taps:
         self._base = random.getrandbits(29) << 34
         self._unacked: dict[int, Held] = {}  # by number, thus oldest first
         self._ready: deque[Held] = deque()
+        self._soon: list[tuple[float, int, Held]] = []  # a heap, by when they are due
         self._open: dict[str, _Tap] = {}  # by queue
         self._all: dict[str, _Tap] = {}  # by consumer tag; closed ones too, until nothing of theirs is held
         self._made = 0
@@ -92,14 +94,39 @@ class Taps:
         """Return what came first and nobody has claimed."""
         return self._ready.popleft() if self._ready else None
 
-    def waiting(self, queue: str) -> int:
-        """Return how many came from *queue* and are not claimed."""
-        return sum(record.queue == queue for record in self._ready)
+    def wait(self, record: Held, due: float) -> None:
+        """Hold what is *due* soon, in unix seconds, until `ripen` finds it due."""
+        heapq.heappush(self._soon, (due, record.number, record))
+
+    def ripen(self, now: float) -> None:
+        """Let what is due by *now* be next."""
+        due: list[Held] = []
+        while self._soon and self._soon[0][0] <= now:
+            due.append(heapq.heappop(self._soon)[2])
+        self._ready.extendleft(reversed(due))
+
+    @property
+    def soon(self) -> int:
+        """How many are held that are due soon."""
+        return len(self._soon)
+
+    def next_due(self) -> float | None:
+        """Return when the first of those is due, in unix seconds."""
+        return self._soon[0][0] if self._soon else None
+
+    def waiting(self, queue: str) -> tuple[int, int]:
+        """Return how many came from *queue* and are not claimed: those that are due, and those that soon will be."""
+        return (
+            sum(record.queue == queue for record in self._ready),
+            sum(record.queue == queue for _, _, record in self._soon),
+        )
 
     def drain(self, queue: str) -> list[Held]:
         """Take what came from *queue* and is not claimed."""
-        taken = [record for record in self._ready if record.queue == queue]
+        taken = [record for record in (*self._ready, *(each for _, _, each in self._soon)) if record.queue == queue]
         self._ready = deque(record for record in self._ready if record.queue != queue)
+        self._soon = [each for each in self._soon if each[2].queue != queue]
+        heapq.heapify(self._soon)
         return taken
 
     def notes_of(self, record: Held) -> Notes:
@@ -207,8 +234,14 @@ class Taps:
         return b"".join(frames)
 
     def give_back(self, keep: int) -> bytes:
-        """Return the frames that give back what came and is not claimed, but for the oldest *keep*."""
+        """Return the frames that give back what came and is not claimed, but for the oldest *keep*.
+
+        With none to *keep*, what is due soon goes back as well.
+        """
         frames: list[bytes] = []
+        if not keep:
+            self._ready.extend(record for _, _, record in sorted(self._soon))
+            self._soon = []
         while len(self._ready) > keep:
             record = self._ready.pop()
             self._forget(record)
