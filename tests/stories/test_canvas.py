@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -144,47 +145,56 @@ def test_a_body_gets_the_values_of_its_header_in_order(t):
     assert result.parent.get(timeout=PATIENCE) == [2 * number for number in range(20)]
 
 
+NESTED = [
+    (lambda t: group(t.same.s(1), t.same.s(2)) | t.xsum.s(), 3),
+    (lambda t: t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)) | t.xsum.s() | t.add.s(100), 107),
+    (lambda t: chord([t.same.s(1), t.same.s(2) | t.add.s(5)], t.same.s()), [1, 7]),
+    (lambda t: chord([chord([t.same.s(1), t.same.s(2)], t.xsum.s()), t.same.s(9)], t.same.s()), [3, 9]),
+    (lambda t: chord([group(t.same.s(1), group(t.same.s(2), t.same.s(3))), t.same.s(4)], t.same.s()), [1, 2, 3, 4]),
+    (lambda t: chord([t.same.s(1) | group(t.add.s(1), t.add.s(2)), t.same.s(4)], t.same.s()), [[2, 3], 4]),
+    (
+        lambda t: group(t.same.s(1) | group(t.add.s(1), t.same.s() | group(t.add.s(1), t.add.s(2))), t.same.s(9)),
+        [[2, [2, 3]], 9],
+    ),
+    (
+        lambda t: group(t.same.s(1) | group(t.add.s(1), t.same.s() | group(t.add.s(1), t.add.s(2)))) | t.same.s(),
+        [[2, [2, 3]]],
+    ),
+    (
+        lambda t: chord([chord([t.same.s(1)], group(t.same.s(), t.xsum.s())), t.same.s(9)], t.same.s()),
+        [[[1], 1], 9],
+    ),
+    (lambda t: chord([t.same.s(3)], t.xsum.s() | t.add.s(1) | group(t.add.s(1), t.add.s(2))), [5, 6]),
+    (lambda t: chord([t.same.s(1)], chord([t.xsum.s(), t.xsum.s()], t.xsum.s())), 2),
+    (lambda t: chord([t.same.s(1)], group(t.xsum.s(), t.same.s())), [1, [1]]),
+    (
+        lambda t: chain(
+            t.same.s(1),
+            group(t.add.s(1), t.add.s(2)),
+            group(t.xsum.s(), t.same.s()),
+            t.same.s(),
+        ),
+        [5, [2, 3]],
+    ),
+    (lambda t: group(t.same.s(1), chord([t.same.s(1), t.same.s(1)], t.xsum.s()), t.same.s(3)), [1, 2, 3]),
+    (lambda t: chord([t.flaky.s(1), t.flaky.s(2)], t.xsum.s()), 3),
+    (lambda t: chord(iter([t.same.s(1)]), t.same.s()), [1]),
+]
+
+
 @pytest.mark.row("API-280")
-@pytest.mark.parametrize(
-    ("write", "value"),
-    [
-        (lambda t: group(t.same.s(1), t.same.s(2)) | t.xsum.s(), 3),
-        (lambda t: t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)) | t.xsum.s() | t.add.s(100), 107),
-        (lambda t: chord([t.same.s(1), t.same.s(2) | t.add.s(5)], t.same.s()), [1, 7]),
-        (lambda t: chord([chord([t.same.s(1), t.same.s(2)], t.xsum.s()), t.same.s(9)], t.same.s()), [3, 9]),
-        (lambda t: chord([group(t.same.s(1), group(t.same.s(2), t.same.s(3))), t.same.s(4)], t.same.s()), [1, 2, 3, 4]),
-        (lambda t: chord([t.same.s(1) | group(t.add.s(1), t.add.s(2)), t.same.s(4)], t.same.s()), [[2, 3], 4]),
-        (
-            lambda t: group(t.same.s(1) | group(t.add.s(1), t.same.s() | group(t.add.s(1), t.add.s(2))), t.same.s(9)),
-            [[2, [2, 3]], 9],
-        ),
-        (
-            lambda t: group(t.same.s(1) | group(t.add.s(1), t.same.s() | group(t.add.s(1), t.add.s(2)))) | t.same.s(),
-            [[2, [2, 3]]],
-        ),
-        (
-            lambda t: chord([chord([t.same.s(1)], group(t.same.s(), t.xsum.s())), t.same.s(9)], t.same.s()),
-            [[[1], 1], 9],
-        ),
-        (lambda t: chord([t.same.s(3)], t.xsum.s() | t.add.s(1) | group(t.add.s(1), t.add.s(2))), [5, 6]),
-        (lambda t: chord([t.same.s(1)], chord([t.xsum.s(), t.xsum.s()], t.xsum.s())), 2),
-        (lambda t: chord([t.same.s(1)], group(t.xsum.s(), t.same.s())), [1, [1]]),
-        (
-            lambda t: chain(
-                t.same.s(1),
-                group(t.add.s(1), t.add.s(2)),
-                group(t.xsum.s(), t.same.s()),
-                t.same.s(),
-            ),
-            [5, [2, 3]],
-        ),
-        (lambda t: group(t.same.s(1), chord([t.same.s(1), t.same.s(1)], t.xsum.s()), t.same.s(3)), [1, 2, 3]),
-        (lambda t: chord([t.flaky.s(1), t.flaky.s(2)], t.xsum.s()), 3),
-        (lambda t: chord(iter([t.same.s(1)]), t.same.s()), [1]),
-    ],
-)
+@pytest.mark.parametrize(("write", "value"), NESTED)
 def test_whatever_is_nested_completes(t, write, value):
     assert write(t).apply_async().get(timeout=PATIENCE) == value
+
+
+@pytest.mark.parametrize(("write", "value"), NESTED)
+def test_what_is_run_at_once_comes_to_the_same(tmp_path, write, value):
+    app = make_app(tmp_path, "memory")
+    app.conf.task_always_eager = True
+    result = write(SimpleNamespace(**{name: task for name, task in app.tasks.items() if "." not in name})).apply_async()
+
+    assert result.get() == value
 
 
 @pytest.mark.row("API-272")

@@ -388,7 +388,7 @@ class Task(Generic[P, R]):
         """Send *sig* when this run is settled, and end the run; where no worker runs it, return the value of *sig*."""
         request = self.request
         if request.is_eager or request.called_directly:
-            return sig.apply().get()
+            return sig.apply().get(disable_sync_subtasks=False)
         request.outbox.extend(self.app.prepared(sig, replaced_task_nesting=request.replaced_task_nesting + 1))
         raise Ignore(f"replaced by {sig!r}")
 

@@ -98,9 +98,9 @@ class chain(Signature, metaclass=_Folding):  # noqa: N801 - Celery's name
         for step in self._steps_to_apply():
             done = step.apply(given, kwargs if last is None else None, **options)
             done.parent, last = last, done
-            if done.state in {IGNORED, REJECTED}:
+            if getattr(done, "state", None) in {IGNORED, REJECTED}:  # a group has none
                 break
-            given = (done.get(),)
+            given = (done.get(disable_sync_subtasks=False),)  # it is there
         return last
 
     def _steps_to_apply(self) -> list[Any]:

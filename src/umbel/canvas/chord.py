@@ -115,7 +115,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         body = maybe_signature(kwargs.pop("body", None) or self.body, self._app)
         header = group(self.tasks, app=self.app)
         done = header.apply(args, kwargs)
-        result = body.apply(args=(done.get(),), **options)
+        result = body.apply(args=(done.get(disable_sync_subtasks=False),), **options)
         result.parent = done
         return result
 

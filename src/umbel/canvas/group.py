@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from umbel._names import uuid
+from umbel.canvas.place import members_of
 from umbel.canvas.send import is_eager, send
 from umbel.canvas.signature import Signature, maybe_signature
 
@@ -145,7 +146,8 @@ class group(Signature):  # noqa: N801 - Celery's name
         """Run all members here and now, in order."""
         app = self.app
         options.pop("add_to_parent", None)
-        results = [maybe_signature(task, app).apply(args, kwargs, **options) for task in self.tasks]
+        members = (member for task in self.tasks for member in members_of(task))
+        results = [maybe_signature(member, app).apply(args, kwargs, **options) for member in members]
         return app.GroupResult(self.id or uuid(), results)
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Any:
