@@ -97,15 +97,20 @@ class Events:
         """Return the fields that all events of one node share; `packed` fills in the clock."""
         return {"hostname": hostname, "utcoffset": self.utcoffset, "pid": os.getpid(), "clock": 0}
 
-    def packed(self, events: Sequence[dict[str, Any]], *, gathered: bool = True) -> Publication:
+    def packed(self, events: Sequence[Any], *, gathered: bool = True) -> Publication:
         """Count *events*, of numbers and texts, on the clock; return them as one publication.
+
+        Each is a dict, or a struct of the same fields.
 
         Without *gathered* there must be one, and it travels as such.
         """
         clock = self.app.clock.forward(len(events)) - len(events)
         for event in events:
             clock += 1
-            event["clock"] = clock
+            if type(event) is dict:
+                event["clock"] = clock
+            else:
+                event.clock = clock
         return self.publication(events if gathered else events[0], simple=True)
 
     def of_sending(self, publications: Sequence[Publication]) -> list[Publication]:

@@ -14,7 +14,7 @@ from umbel.wire.message import Message, Route
 from umbel.wire.protocol import decode_value
 from umbel.wire.topology import Binding, Exchange, ExchangeType, QueueSpec, Topology
 
-__all__ = ["EVENT_EXCHANGE", "call_fields", "event", "event_message", "monitor_topology", "read_events"]
+__all__ = ["EVENT_EXCHANGE", "call_fields", "call_values", "event", "event_message", "monitor_topology", "read_events"]
 
 EVENT_EXCHANGE: Final = "celeryev"
 
@@ -47,21 +47,29 @@ def event(
 
 def call_fields(message: Message) -> dict[str, Any]:
     """Return what events say of a call that was sent or received (PRT-219, PRT-220)."""
-    return {
-        "uuid": message.id,
-        "name": message.shadow or message.task,
-        "args": message.argsrepr,
-        "kwargs": message.kwargsrepr,
-        "root_id": message.root_id,
-        "parent_id": message.parent_id,
-        "retries": message.retries,
-        "eta": None if message.eta is None else message.eta.isoformat(),
-        "expires": None if message.expires is None else message.expires.isoformat(),
-    }
+    return dict(zip(_CALL, call_values(message), strict=True))
+
+
+_CALL: Final = ("uuid", "name", "args", "kwargs", "root_id", "parent_id", "retries", "eta", "expires")
+
+
+def call_values(message: Message) -> tuple[Any, ...]:
+    """Return the same without the names."""
+    return (
+        message.id,
+        message.shadow or message.task,
+        message.argsrepr,
+        message.kwargsrepr,
+        message.root_id,
+        message.parent_id,
+        message.retries,
+        None if message.eta is None else message.eta.isoformat(),
+        None if message.expires is None else message.expires.isoformat(),
+    )
 
 
 def event_message(
-    events: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    events: Mapping[str, Any] | Sequence[Any],
     *,
     codecs: Codecs,
     serializer: str = "json",
@@ -72,15 +80,15 @@ def event_message(
     """Return a plain message with one event, or with a list of events of one group (`task-…`), and its way.
 
     *simple* says that all their fields are numbers and texts, or lists of these, which makes JSON of them ten times as
-    fast (0.2 µs an event).
+    fast (0.2 µs an event); and that they may be structs.
     """
-    first = events if isinstance(events, Mapping) else events[0]
+    first: Any = events if isinstance(events, Mapping) else msgspec.to_builtins(events[0]) if simple else events[0]
     key = str(first["type"]).replace("-", ".")
     if not isinstance(events, Mapping):
         key = key.partition(".")[0] + ".multi"
     encoded = _simple_json(events) if simple and serializer == "json" else None
     if encoded is None:
-        encoded = codecs.encode(events, serializer)
+        encoded = codecs.encode(msgspec.to_builtins(events) if simple else events, serializer)
     message = Message(
         id="",
         task="",

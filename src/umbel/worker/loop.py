@@ -324,7 +324,8 @@ class Loop:
             lease = self.state.rules.lease
             claim = Claim(limit=wanted if claims else 0, lease=lease, owner=self._owner, chords=_SWEPT)
         due = self._tasks.news_due()
-        if due is not None and (claim is not None or self._unsettled or now >= due):
+        # They travel along, and where more work waits by the page: each message costs as much as several tasks.
+        if due is not None and (now >= due or (not self._hungry and (claim is not None or self._unsettled))):
             news = self._tasks.news()
             if news is not None:
                 self._unsettled.append(news)
