@@ -1,6 +1,11 @@
 """Whole work-flows that one side sends and the other executes, at the end to the same value."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from umbel_interop_fleet import CELERY
 
 pytestmark = pytest.mark.process
 
@@ -63,3 +68,16 @@ def test_one_worker_of_each_side_shares_a_work_flow(shared, sender):
     )
 
     assert values == [1, 2, 3, 4, 100, 201]
+
+
+@pytest.mark.skipif(not CELERY.exists(), reason="no real Celery: make .venv-peer/.celery")
+def test_random_work_flows_that_are_run_at_once_come_to_what_they_come_to_in_celery():
+    script = Path(__file__).parent / "project" / "at_once.py"
+    asked = [
+        subprocess.Popen([python, script, side, "1", "200"], stdout=subprocess.PIPE)
+        for side, python in (("celery", CELERY), ("umbel", sys.executable))
+    ]
+    there, here = (process.communicate(timeout=100)[0].splitlines() for process in asked)
+
+    assert len(here) == 200
+    assert here == there
