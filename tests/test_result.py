@@ -266,6 +266,23 @@ def test_a_failed_parent_is_raised_first(app, store):
         last.get(timeout=0.01, follow_parents=False)
 
 
+def test_a_parent_that_is_revoked_while_one_waits_ends_the_wait(app, store):
+    last = app.AsyncResult("t2", parent=app.AsyncResult("t1"))
+    revoking = later(lambda: store("t1", TaskRevokedError("revoked"), "REVOKED"))
+
+    with pytest.raises(TaskRevokedError):  # at first only the end of a chain is watched
+        last.get(timeout=60 * SECOND)
+    revoking.join()
+
+
+def test_a_parent_that_succeeds_while_one_waits_changes_nothing(app, store):
+    last = app.AsyncResult("t2", parent=app.AsyncResult("t1"))
+    working = later(lambda: (store("t1", 1), store("t2", 2)))
+
+    assert last.get(timeout=60 * SECOND) == 2
+    working.join()
+
+
 @pytest.mark.row("API-304", "API-332", "TB-170")
 def test_waiting_may_be_refused_and_allowed(app, store):
     store("t1", 42)

@@ -40,6 +40,7 @@ Meta = dict[str, Any]
 """What a store knows of one task (protocol.md §10), decoded: ``status``, ``result``, ``traceback``, ``children``, …"""
 
 _UNKNOWN: Final[Meta] = {"status": PENDING, "result": None}
+_NARROW: Final = 1.0  # seconds for which of a chain only the end is watched
 _POLL: Final = 0.1  # seconds between looks where an event loop waits for a store that cannot wake it
 
 
@@ -896,6 +897,10 @@ class _Wait:
         self._goal = goal
         self._open = {each.id: each for each in (*leaves, *also) if each._meta is None and not each.ignored}
         self._needed = {leaf.id for leaf in leaves} & self._open.keys()
+        # Who fails takes the end of its chain along; only who is revoked does not. So one wake-up will mostly do for a
+        # chain, instead of one for each link (benchmark chain of 200: 0.1 ms of 0.6 a link).
+        is_narrow = len(self._needed) < len(self._open) and on_message is None
+        self._narrow_until = time.monotonic() + _NARROW if is_narrow else 0.0
         if raising:
             self._raise(each for each in (*also, *leaves) if each._meta is not None)
 
@@ -903,6 +908,22 @@ class _Wait:
     def ids(self) -> list[str]:
         """What is still to be looked at."""
         return list(self._open) if self._needed else []
+
+    @property
+    def watched(self) -> list[str]:
+        """What is to be waited for: at first not those before it in its chain."""
+        return list(self._needed if self._narrow_until else self._open)
+
+    def widens(self) -> bool:
+        """Watch all from now on if it is time for that; return whether that is a change."""
+        if not self._narrow_until or time.monotonic() < self._narrow_until:
+            return False
+        self._narrow_until = 0.0
+        return True
+
+    def watch_all(self) -> None:
+        """Watch all from the beginning."""
+        self._narrow_until = 0.0
 
     def learn(self, metas: dict[str, Meta]) -> list[AsyncResult[Any]]:
         """Take in what is known now; return which of the results have ended by that."""
@@ -926,10 +947,13 @@ class _Wait:
         left = None if self._until is None else self._until - time.monotonic()
         if left is not None and left <= 0:
             raise TimeoutError("The operation timed out.")
-        if self._on_interval is None:
-            return left
-        self._on_interval()
-        return self._interval if left is None else min(left, self._interval)
+        limits = [] if left is None else [left]
+        if self._narrow_until:
+            limits.append(max(0.0, self._narrow_until - time.monotonic()))
+        if self._on_interval is not None:
+            self._on_interval()
+            limits.append(self._interval)
+        return min(limits, default=None)
 
     def _raise(self, ended: Iterable[AsyncResult[Any]]) -> None:
         for result in ended:
@@ -939,15 +963,14 @@ class _Wait:
 
 def _wait_for(wait: _Wait, store: Store) -> Iterator[list[AsyncResult[Any]]]:
     """Yield the results that have ended, as they do, until *wait* is over."""
-    ids: Iterable[str] = wait.ids
-    if not ids:
-        return
-    with store.waiting(ids) as waiting:
-        while True:
-            yield wait.learn(waiting.metas(ids))
-            if not wait.ids:
-                return
-            ids = waiting.wait(wait.pause())
+    while ids := wait.ids:
+        with store.waiting(wait.watched) as waiting:
+            found: Iterable[str] = ids
+            while not wait.widens():
+                yield wait.learn(waiting.metas(found))
+                if not wait.ids:
+                    return
+                found = waiting.wait(wait.pause())
 
 
 def _finish(wait: _Wait, store: Store) -> None:
@@ -962,6 +985,7 @@ async def _afinish(wait: _Wait, store: Store) -> None:
 
 async def _await_for(wait: _Wait, store: Store) -> AsyncIterator[list[AsyncResult[Any]]]:
     """As `_wait_for`, for the running event loop: the store is only ever asked in another thread."""
+    wait.watch_all()
     ids: Iterable[str] = wait.ids
     if not ids:
         return
