@@ -86,8 +86,8 @@ class SoloPool:
             self._runner.leave(0)
             self._ended.set()
             self._call.set()
-            if second is not None:
-                second.join()
+        if second is not None:
+            second.join()
         if self._failure is not None:
             raise self._failure
 
