@@ -204,9 +204,11 @@ class Loop:
 
     def lead(self, until: Callable[[], bool]) -> bool:
         """Work until it is over, and return True; or until *until* says so after a turn, and return False."""
-        while not self._is_over():
+        is_over = self._is_over()
+        while not is_over:
             self._turn()
-            if not self._is_over():
+            is_over = self._is_over()
+            if not is_over:
                 if until():
                     return False
                 self._wait()
