@@ -1,6 +1,7 @@
 """The broker goes away and comes back while producers go on: every accepted task runs, and nobody waits for ever."""
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tests.stories.own_redis import OwnRedis
@@ -17,8 +19,11 @@ from umbel.exceptions import BrokerUnavailable, OperationalError, PublishTimeout
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(150)]
 PATIENCE = 60.0
+ROOT = Path(__file__).resolve().parents[2]
 REDIS = pytest.param("redis", marks=pytest.mark.service("redis", "A"))
 RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.service("rabbitmq", "A"))
+KILLED_REDIS = pytest.param("killed redis", marks=pytest.mark.service("redis", "A"))
+KILLED_RABBITMQ = pytest.param("killed rabbitmq", marks=pytest.mark.service("rabbitmq", "A"))
 PROJECT = """
 import os
 from umbel import Umbel
@@ -42,9 +47,7 @@ class Gate:
         self._pairs = []
         self._lock = threading.Lock()
         self._listener = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.open()
 
     def open(self):
@@ -87,6 +90,47 @@ class Gate:
         source.close()
 
 
+class OwnRabbitMQ:
+    """A node of the test's own, killed and started again with what it had on disk."""
+
+    def __init__(self, folder):
+        module = importlib.util.spec_from_file_location("services", ROOT / "scripts/services.py")
+        self._services = services = importlib.util.module_from_spec(module)
+        sys.modules["services"] = services  # its data classes look themselves up
+        module.loader.exec_module(services)
+        self._folder = folder / "rabbitmq"
+        self._folder.mkdir()
+        self._plan = services.SERVICES["rabbitmq"].plan(
+            self._folder, services._program("rabbitmq"), [free_port() for _ in range(3)]
+        )
+        for name, text in self._plan.files.items():
+            (self._folder / name).write_text(text)
+        self.url = self._plan.url
+        self.open()
+
+    def open(self):
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._plan.command, cwd=self._folder, env={**os.environ, **self._plan.environment},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        service = self._services.SERVICES["rabbitmq"]
+        wait_until(lambda: self._services._answers(self._plan.port, service.hello, service.answer))
+
+    def shut(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for command in self._plan.after:
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "outage.py").write_text(PROJECT)
@@ -112,6 +156,9 @@ def broker(request, service_url, folder):
             host, _, port = place.partition(":")
             gate = Gate(host, int(port))
             url = f"{user}@127.0.0.1:{gate.port}/{vhost}"
+        case "killed rabbitmq":
+            gate = OwnRabbitMQ(folder)
+            url = gate.url
         case _:
             gate = OwnRedis(folder)
             url = f"redis://127.0.0.1:{gate.port}/0"
@@ -148,11 +195,10 @@ def ran(folder):
     return set(runs.read_text().split()) if runs.exists() else set()
 
 
-@pytest.mark.parametrize(
-    "broker", [REDIS, RABBITMQ, pytest.param("killed", marks=pytest.mark.service("redis", "A"))], indirect=True
-)
+@pytest.mark.parametrize("broker", [REDIS, RABBITMQ, KILLED_REDIS, KILLED_RABBITMQ], indirect=True)
 def test_every_accepted_task_runs_whatever_happens_to_the_broker(folder, broker):
     gate, url = broker
+    outages = 1 if isinstance(gate, OwnRabbitMQ) else 2  # it takes seven seconds to start
     app = Umbel("producer", broker=url, set_as_current=False, task_ignore_result=True, publish_timeout=3.0)
     accepted, refused, slowest, over = [], [], [0.0], threading.Event()
 
@@ -174,7 +220,7 @@ def test_every_accepted_task_runs_whatever_happens_to_the_broker(folder, broker)
         for each in producers:
             each.start()
         try:
-            for _ in range(2):
+            for _ in range(outages):
                 there = len(ran(folder))
                 wait_until(lambda there=there: len(ran(folder)) > there + 20, log.read_text)
                 gate.shut()
@@ -195,6 +241,9 @@ def test_every_accepted_task_runs_whatever_happens_to_the_broker(folder, broker)
     assert slowest[0] < PATIENCE / 2
     assert [each for each in refused if not isinstance(each, BrokerUnavailable | PublishTimeout)] == []
     assert "Traceback" not in said, said
+    if isinstance(gate, OwnRabbitMQ):  # it was away for seconds
+        assert refused
+        assert (said.count("broker lost"), said.count("broker is back")) == (1, 1), said
 
 
 @pytest.mark.parametrize("broker", [REDIS, RABBITMQ], indirect=True)
