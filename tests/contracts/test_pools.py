@@ -2,7 +2,6 @@ import pytest
 
 from umbel.contrib.testing.contracts.pool import PoolContract, ProcessPoolContract, make_driver
 from umbel.pools.kinds import make_pool
-from umbel.pools.runners_greenlets import load
 
 __all__ = ["make_driver"]
 
@@ -54,10 +53,6 @@ class TestEventlet(ProcessPoolContract):
     is_shared = True
     # It starts several dozen children, each of which is patched (0.2 s each), and meets no code of eventlet's.
     test_each_job_has_one_receipt_when_children_are_killed_at_random = None
-
-    @classmethod
-    def setup_class(cls):
-        load("eventlet")  # once, instead of in each of the processes that children are forked from
 
     def make(self, runner, *, slots=1, **options):
         return make_pool("eventlet", runner, slots=slots, **options)

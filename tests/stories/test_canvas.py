@@ -250,8 +250,14 @@ def test_all_members_of_a_group_that_was_a_body_fail(t):
         (lambda t: chord([t.become.s(t.same.si(1) | t.add.s(1)), t.same.s(7)], t.same.s()), [2, 7]),
         (lambda t: chord([t.become.s(chord([t.same.s(1)], t.xsum.s())), t.same.s(7)], t.same.s()), [1, 7]),
         (lambda t: chord([t.same.s(5)], t.become.si(t.same.si(6)) | t.add.s(1)), 7),
+        # What it becomes ends in a group.
+        (lambda t: t.become.s(t.same.si(5) | group(t.same.s(), t.same.s())), [5, 5]),
+        (lambda t: chord([t.become.s(t.same.si(5) | group(t.same.s(), t.same.s())), t.same.s(1)], t.same.s()),
+         [[5, 5], 1]),
+        (lambda t: chord([t.become.s(chord([t.same.s(5)], group(t.xsum.s(), t.xsum.s()))), t.same.s(1)], t.same.s()),
+         [[5, 5], 1]),
     ],
-)
+)  # fmt: skip
 def test_a_task_is_replaced_wherever_it_stands(t, write, value):
     assert write(t).apply_async().get(timeout=PATIENCE) == value
 

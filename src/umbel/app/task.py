@@ -17,7 +17,7 @@ from umbel.app.annotations import annotate
 from umbel.app.arguments import Arguments
 from umbel.app.models import Models
 from umbel.app.secret import Hidden
-from umbel.canvas.ids import ends_of
+from umbel.canvas.ids import ends_in_group, ends_of
 from umbel.canvas.maps import chunks, xmap, xstarmap
 from umbel.canvas.signature import Signature, maybe_signature
 from umbel.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, OperationalError, Retry
@@ -354,7 +354,7 @@ class Task(Generic[P, R]):
     def replace(self, sig: Any) -> Any:
         """Let *sig* do the work of the running call: under its id, with all that follows from it.
 
-        Of a group, the list of its results becomes the result.
+        Of a group, also at the end of a chain or as a body, the list of its results becomes the result.
 
         Raises:
             Ignore: always, in a worker: it ends this run. Elsewhere the value of *sig* is returned.
@@ -366,7 +366,7 @@ class Task(Generic[P, R]):
             raise ImproperlyConfigured("a signature that replaces a task must not be part of a chord of its own")
         if sig["subtask_type"] == "chain" and not sig["kwargs"]["tasks"]:
             raise ImproperlyConfigured(f"task {self.name} cannot be replaced by an empty chain")
-        if sig["subtask_type"] == "group":
+        if ends_in_group(sig):
             sig = sig | self.app.tasks["celery.accumulate"].s(index=0)
         for callback in request.callbacks or ():
             sig.link(callback)

@@ -134,6 +134,8 @@ class chord(Signature):  # noqa: N801 - Celery's name
         """Return a copy with copies of header and body."""
         made = super().clone(*args, **options)
         header = self["kwargs"]["header"]
+        if isinstance(header, Mapping):
+            header = maybe_signature(header, self._app)  # a dict form, within what was frozen
         if isinstance(header, group):
             copied: Any = header.clone()
         elif isinstance(header, (list, tuple)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["ends_of", "ids_of", "result_of"]
+__all__ = ["ends_in_group", "ends_of", "ids_of", "result_of"]
 
 
 def ids_of(signature: Mapping[str, Any]) -> Iterator[str]:
@@ -52,6 +52,18 @@ def ends_of(signature: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield from ends_of(kwargs["body"])
         case _:
             yield signature
+
+
+def ends_in_group(signature: Mapping[str, Any]) -> bool:
+    """Return whether what *signature* comes to is the values of several tasks."""
+    kwargs = signature["kwargs"]
+    match signature["subtask_type"]:
+        case "chain":
+            return bool(kwargs["tasks"]) and ends_in_group(kwargs["tasks"][-1])
+        case "chord":
+            return ends_in_group(kwargs["body"])
+        case kind:
+            return bool(kind == "group")
 
 
 def result_of(signature: Mapping[str, Any]) -> Any:
