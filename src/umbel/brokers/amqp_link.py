@@ -19,7 +19,7 @@ from umbel.wire.amqp import FrameReader, Incoming
 
 __all__ = ["ChannelClosed", "Link", "connect", "refusal"]
 
-_CHUNK: Final = 1 << 18  # bytes read at once
+_CHUNK: Final = 1 << 16  # bytes read at once; a larger buffer costs a system call of its own each time
 _FRAME_MAX: Final = 131072
 _CAPABILITIES: Final = {
     "publisher_confirms": True,
